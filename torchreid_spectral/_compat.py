@@ -1,0 +1,315 @@
+"""The only file that knows torchreid's two layouts, its private names, and what breaks in it.
+
+torchreid exists twice under one import name: GitHub's 1.4.0 with ``torchreid.models`` and PyPI's
+0.2.5 with ``torchreid.reid.models``. Everything else in this package asks :func:`load` for the
+root that holds ``models``, ``data``, ``engine`` and so on. Nothing is changed in torchreid before
+:func:`prepare`, which ``register()`` calls.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchreid_spectral.errors import InputError
+
+__all__ = [
+    "aliases_installed",
+    "engine_base",
+    "load",
+    "load_checkpoint",
+    "model_factory",
+    "prepare",
+    "replace_everywhere",
+    "save_checkpoint",
+]
+
+_SUBPACKAGES = ("data", "engine", "losses", "metrics", "models", "optim", "utils")
+# torchreid's checkpoints hold the rank-1 as a NumPy scalar: these and no others are let through.
+_SAFE_GLOBALS: list[Any] = [
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    importlib.import_module(
+        "numpy._core.multiarray" if np.lib.NumpyVersion(np.__version__) >= "2.0.0"
+        else "numpy.core.multiarray"
+    ).scalar,
+]
+# Checkpoints that NumPy 1 wrote name it by its old module.
+_SAFE_GLOBALS.append((_SAFE_GLOBALS[-1], "numpy.core.multiarray.scalar"))
+
+
+@lru_cache(maxsize=1)
+def load() -> ModuleType:
+    """Import torchreid, whichever layout it has, and make torchvision importable if need be.
+
+    Returns:
+        The module that has ``models``, ``data``, ``engine``, ``losses``, ``metrics``, ``optim``
+        and ``utils`` as attributes.
+
+    Raises:
+        InputError: If torchreid is not installed, or is another package of that name.
+    """
+    _mend_torchvision()
+    try:
+        torchreid = importlib.import_module("torchreid")
+    except ModuleNotFoundError as error:
+        if error.name != "torchreid":
+            raise
+        raise InputError(
+            "torchreid is not installed. Run: pip install torchreid==0.2.5 "
+            "(or install github.com/KaiyangZhou/deep-person-reid)"
+        ) from error
+    root = getattr(torchreid, "reid", torchreid)
+    missing = [name for name in _SUBPACKAGES if not hasattr(root, name)]
+    if missing:
+        raise InputError(
+            f"The installed torchreid ({getattr(torchreid, '__file__', '?')}) has no {missing}: "
+            "neither GitHub's 1.4.0 nor PyPI's 0.2.5. Run: pip install torchreid==0.2.5"
+        )
+    return root
+
+
+def prepare() -> ModuleType:
+    """Make both layouts behave alike and mend what today's PyTorch breaks; idempotent.
+
+    Returns:
+        The root module, as :func:`load`.
+    """
+    root = load()
+    _alias_layout(root)
+    tools = importlib.import_module(root.__name__ + ".utils.torchtools")
+    replace_everywhere(tools.load_checkpoint, load_checkpoint)
+    replace_everywhere(tools.save_checkpoint, save_checkpoint)
+    return root
+
+
+def aliases_installed() -> bool:
+    """Say whether ``import torchreid.models`` works, by layout or by :func:`prepare`.
+
+    Returns:
+        Whether it does.
+    """
+    return "torchreid.models" in sys.modules
+
+
+def model_factory() -> dict[str, Callable[..., Any]]:
+    """Reach torchreid's module-level table of models.
+
+    Returns:
+        The live dictionary, name to builder.
+    """
+    # A module-private name: inside a class body the two underscores would be mangled.
+    factory: dict[str, Callable[..., Any]] = load().models.build_model.__globals__[
+        "__model_factory"
+    ]
+    return factory
+
+
+def dataset_tables() -> dict[str, dict[str, type]]:
+    """Reach torchreid's tables of datasets.
+
+    Returns:
+        ``image`` and ``video``: the live dictionaries, name to class.
+    """
+    names = load().data.register_image_dataset.__globals__
+    return {"image": names["__image_datasets"], "video": names["__video_datasets"]}
+
+
+def submodule(name: str) -> ModuleType:
+    """Import a module of torchreid by its name in the GitHub layout.
+
+    Args:
+        name: For instance ``data.sampler``.
+
+    Returns:
+        The module.
+    """
+    return importlib.import_module(f"{load().__name__}.{name}")
+
+
+def engine_base() -> type:
+    """Find torchreid's engine base class.
+
+    Returns:
+        ``torchreid.engine.Engine``.
+    """
+    base: type = load().engine.Engine
+    return base
+
+
+def replace_everywhere(original: object, replacement: object) -> int:
+    """Put ``replacement`` wherever a module of torchreid holds ``original`` under its name.
+
+    torchreid imports functions by name into its modules, so that setting one attribute would
+    reach only some of their callers.
+
+    Args:
+        original: What to look for, compared by identity.
+        replacement: What to put in its place.
+
+    Returns:
+        How many attributes were set.
+    """
+    found = 0
+    if original is replacement:
+        return found
+    for name, module in list(sys.modules.items()):
+        if name != "torchreid" and not name.startswith("torchreid."):
+            continue
+        for attribute, value in list(vars(module).items()):
+            if value is original:
+                setattr(module, attribute, replacement)
+                found += 1
+    return found
+
+
+def load_checkpoint(fpath: str | os.PathLike[str]) -> Any:  # noqa: ANN401 (whatever was saved)
+    """Load a checkpoint without ever running code that it holds.
+
+    Takes the place of torchreid's function of that name, which fails on its own checkpoints
+    since PyTorch 2.6 (its issue #592): they hold a NumPy scalar, which is let through here.
+
+    Args:
+        fpath: Path of a checkpoint or of a ``.safetensors`` file.
+
+    Returns:
+        What was saved, on the CPU.
+
+    Raises:
+        ValueError: If no path is given.
+        FileNotFoundError: If there is no such file.
+        InputError: If the file is truncated, foreign, or holds more than tensors and plain data.
+    """
+    if fpath is None:
+        raise ValueError("File path is None")
+    path = Path(fpath).expanduser().resolve()
+    if not path.exists():
+        raise FileNotFoundError(f'File is not found at "{path}"')
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        return _load_weights_only(path)
+    except Exception as error:  # torch raises many kinds for a bad file
+        raise InputError(
+            f"{path} is not a checkpoint that can be loaded safely (weights only): "
+            f"{str(error).splitlines()[0]} If it is truncated, copy it anew; if it holds Python "
+            "objects, save its state_dict alone where you trust it."
+        ) from error
+
+
+def _load_weights_only(path: Path) -> Any:  # noqa: ANN401
+    with torch.serialization.safe_globals(_SAFE_GLOBALS):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except UnicodeDecodeError:  # written by Python 2
+            return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
+
+
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str,
+    is_best: bool = False,
+    remove_module_from_keys: bool = False,
+) -> None:
+    """Save a checkpoint under torchreid's file name, whole or not at all.
+
+    Takes the place of torchreid's function of that name. NumPy scalars become Python numbers, so
+    that any ``torch.load`` reads the file; it is written beside its place and renamed.
+
+    Args:
+        state: ``state_dict``, ``epoch`` and whatever else; not modified.
+        save_dir: Folder, made if missing.
+        is_best: Whether to copy it to ``model-best.pth.tar`` too.
+        remove_module_from_keys: Whether to strip DataParallel's prefix from the weights' names.
+    """
+    plain = {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in state.items()
+    }
+    if remove_module_from_keys:
+        plain["state_dict"] = {
+            name.removeprefix("module."): value for name, value in plain["state_dict"].items()
+        }
+    folder = Path(save_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"model.pth.tar-{plain['epoch']}"
+    _write_whole(path, lambda temporary: torch.save(plain, temporary))
+    if is_best:
+        _write_whole(
+            folder / "model-best.pth.tar", lambda temporary: shutil.copyfile(path, temporary)
+        )
+    sys.stdout.write(f'Checkpoint saved to "{path}"\n')
+
+
+def _write_whole(path: Path, write: Callable[[str], object]) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    os.close(handle)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _alias_layout(root: ModuleType) -> None:
+    """Let ``torchreid.utils`` and all below it be the modules of ``torchreid.reid.utils``."""
+    if root.__name__ == "torchreid":
+        return
+    prefix = root.__name__ + "."
+    top = sys.modules["torchreid"]
+    for name, module in list(sys.modules.items()):
+        if name.startswith(prefix):
+            sys.modules.setdefault("torchreid." + name.removeprefix(prefix), module)
+    for name in _SUBPACKAGES:
+        setattr(top, name, getattr(root, name))
+
+
+def _mend_torchvision() -> None:
+    """Declare the operators that torchvision misses where its compiled part cannot load.
+
+    A torchvision wheel for CUDA next to a CPU-only PyTorch fails on import with "operator
+    torchvision::nms does not exist", though torchreid needs only its Python transforms.
+    """
+    if "torchvision" in sys.modules or _torchvision_library_loads():
+        return
+    library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901 (kept alive below)
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEPT_ALIVE.append(library)
+
+
+_KEPT_ALIVE: list[torch.library.Library] = []
+
+
+def _torchvision_library_loads() -> bool:
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
+        return True  # not installed: torchreid's own import error will say so
+    libraries = [
+        path
+        for folder in spec.submodule_search_locations
+        for path in sorted(Path(folder).glob("_C*"))
+        if path.suffix in {".so", ".pyd", ".dylib"}
+    ]
+    try:
+        for path in libraries:
+            torch.ops.load_library(str(path))
+    except OSError:
+        return False
+    return bool(libraries)

@@ -1,0 +1,48 @@
+"""Errors that a user can mend: the command line shows them without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+__all__ = ["InputError", "UnknownNameError", "require_extra"]
+
+
+class InputError(ValueError):
+    """Something given by the user breaks a rule; the message says what, which, and the remedy."""
+
+
+class UnknownNameError(InputError):
+    """A name that is not in a table of names."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
+        super().__init__(f"Unknown {kind} {name!r}. {hint}")
+        self.name, self.nearest = name, near
+
+
+def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional dependency or say which command installs it.
+
+    Args:
+        module: Name to import.
+        extra: The extra of this package that brings it.
+        purpose: What needs it, for the message.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{purpose} needs {module}, which is not installed. "
+            f"Run: pip install 'torchreid-spectral[{extra}]'"
+        ) from error

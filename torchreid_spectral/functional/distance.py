@@ -1,0 +1,70 @@
+"""Distances between features: smaller is closer.
+
+torchreid calls the *squared* Euclidean distance "euclidean"; here each has its own name.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from torchreid_spectral.functional._precision import at_least_float32, full_precision
+from torchreid_spectral.functional.similarity import cosine_similarity
+
+__all__ = ["METRICS", "cosine_distance", "euclidean_distance", "squared_euclidean_distance"]
+
+
+def cosine_distance(
+    x: Float[Tensor, "*batch N D"], y: Float[Tensor, "*batch M D"]
+) -> Float[Tensor, "*batch N M"]:
+    """Compute one minus the cosine of all pairs, in [0, 2].
+
+    Args:
+        x: Features.
+        y: Other features.
+
+    Returns:
+        Distances, float32 at least.
+    """
+    return 1 - cosine_similarity(at_least_float32(x), at_least_float32(y))
+
+
+def squared_euclidean_distance(
+    x: Float[Tensor, "*batch N D"], y: Float[Tensor, "*batch M D"]
+) -> Float[Tensor, "*batch N M"]:
+    """Compute the squared Euclidean distance of all pairs, never negative.
+
+    Args:
+        x: Features.
+        y: Other features.
+
+    Returns:
+        Squared distances, float32 at least.
+    """
+    with full_precision(x):
+        x, y = at_least_float32(x), at_least_float32(y)
+        squares = x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]
+        return (squares - 2 * x @ y.mT).clamp_min(0)
+
+
+def euclidean_distance(
+    x: Float[Tensor, "*batch N D"], y: Float[Tensor, "*batch M D"]
+) -> Float[Tensor, "*batch N M"]:
+    """Compute the Euclidean distance of all pairs; its gradient is finite at distance zero.
+
+    Args:
+        x: Features.
+        y: Other features.
+
+    Returns:
+        Distances, float32 at least; zero is rounded up to 1e-6.
+    """
+    return squared_euclidean_distance(x, y).clamp_min(1e-12).sqrt()
+
+
+METRICS = {
+    "cosine": cosine_distance,
+    "euclidean": euclidean_distance,
+    "squared_euclidean": squared_euclidean_distance,
+}
+"""Distance functions by name."""

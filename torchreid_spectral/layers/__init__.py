@@ -1,0 +1,5 @@
+"""Modules: parameters and hyper-parameters around torchreid_spectral.functional."""
+
+from torchreid_spectral.layers.spectral_attention import SpectralAttention
+
+__all__ = ["SpectralAttention"]

@@ -1,0 +1,148 @@
+r"""The spectral head: bottleneck and cosine classifier, shared by X and X' = T X.
+
+Sources: C. Luo, Y. Chen, N. Wang, Z. Zhang, *Spectral Feature Transformation for Person
+Re-identification*, ICCV 2019; Z. Zhang's talk, 2018.
+
+===============================  ==========================================  ============
+Paper                            Here                                        Shape
+===============================  ==========================================  ============
+:math:`X`, pooled feature        ``features``                                ``(B, D)``
+:math:`X' = T X`                 ``walk(features)``                          ``(B, D)``
+FC, BN, PReLU, L2-normalise      ``bottleneck``, ``embed``                   ``(2B, E)``
+cosine classifier                ``classify``                                ``(2B, I)``
+===============================  ==========================================  ============
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchreid_spectral.functional import cosine_similarity
+from torchreid_spectral.layers import SpectralAttention
+
+__all__ = ["ACTIVATIONS", "SUPERVISIONS", "SpectralHead"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "prelu": nn.PReLU,
+    "relu": nn.ReLU,
+    "none": nn.Identity,
+}
+"""Activations of the bottleneck by name."""
+
+SUPERVISIONS = {
+    "both": ("plain", "walked"),
+    "walked": ("walked",),
+    "plain": ("plain",),
+    "plain_twice": ("plain", "plain"),
+}
+"""Which features the classifier sees, by name: X before and X' after the walk.
+
+``plain_twice`` is a control: the loss scale of ``both`` without its walk.
+"""
+
+
+class SpectralHead(nn.Module):
+    """Classify the features of a batch before and after one random walk among them.
+
+    It stands where torchreid's backbones have their ``classifier``, and is called by them in
+    training. X and X' are stacked on the batch axis, so that the BatchNorm sees both.
+
+    Args:
+        dim: D, width of the feature.
+        num_classes: I, training identities.
+        walk: The layer that gives X' from X; the paper's by default.
+        supervision: Which of X and X' are classified, a key of :data:`SUPERVISIONS`.
+        bottleneck_dim: E, width of the bottleneck; 0 for none: X itself is classified.
+        activation: Of the bottleneck, a key of :data:`ACTIVATIONS`.
+        scale: What the cosines are multiplied with before they are given out.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        walk: SpectralAttention | None = None,
+        supervision: str = "both",
+        bottleneck_dim: int = 512,
+        activation: str = "prelu",
+        scale: float = 15.0,
+    ) -> None:
+        super().__init__()
+        for name, value, known in (
+            ("supervision", supervision, SUPERVISIONS),
+            ("activation", activation, ACTIVATIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {list(known)}, got {value!r}.")
+        if bottleneck_dim < 0:
+            raise ValueError(f"bottleneck_dim must be >= 0, got {bottleneck_dim}.")
+        if scale <= 0:
+            raise ValueError(f"scale must be positive, got {scale}.")
+        self.supervision, self.scale = supervision, scale
+        self.walk = SpectralAttention() if walk is None else walk
+        self.bottleneck = _bottleneck(dim, bottleneck_dim, activation)
+        self.weight = nn.Parameter(torch.empty(num_classes, bottleneck_dim or dim))
+        nn.init.normal_(self.weight, std=0.01)
+
+    def embed(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        """Map features through the bottleneck.
+
+        Args:
+            features: X or X'.
+
+        Returns:
+            What the classifier compares by cosine; not normalised.
+        """
+        return self.bottleneck(features)
+
+    def classify(self, embedding: Float[Tensor, "B E"]) -> Float[Tensor, "B I"]:
+        """Compute the scaled cosine with each identity's weight, in float32 at least.
+
+        Args:
+            embedding: Output of :meth:`embed`.
+
+        Returns:
+            ``scale`` times the cosines.
+        """
+        wide = torch.promote_types(embedding.dtype, torch.float32)
+        return self.scale * cosine_similarity(embedding.to(wide), self.weight.to(wide))
+
+    def forward(self, features: Float[Tensor, "B D"]) -> Tensor | tuple[Tensor, ...]:
+        """Classify the batch, walked as ``supervision`` says; in eval mode never walked.
+
+        Args:
+            features: X.
+
+        Returns:
+            ``(B, I)`` outputs: a tuple for X and X', or one tensor where only one is classified.
+        """
+        branches = SUPERVISIONS[self.supervision] if self.training else ("plain",)
+        walked = self.walk(features) if "walked" in branches else None
+        stacked = torch.cat([features if name == "plain" else walked for name in branches])
+        outputs = self.classify(self.embed(stacked)).chunk(len(branches))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def extra_repr(self) -> str:
+        """Show the settings.
+
+        Returns:
+            One line for ``repr``.
+        """
+        return (
+            f"num_classes={self.weight.shape[0]}, embedding={self.weight.shape[1]}, "
+            f"supervision={self.supervision}, scale={self.scale}"
+        )
+
+
+def _bottleneck(dim: int, width: int, activation: str) -> nn.Module:
+    if width == 0:
+        return nn.Identity()
+    linear = nn.Linear(dim, width, bias=False)
+    nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+    return nn.Sequential(linear, nn.BatchNorm1d(width), ACTIVATIONS[activation]())

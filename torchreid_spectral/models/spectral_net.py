@@ -1,0 +1,242 @@
+r"""Any torchreid backbone with the spectral head.
+
+Source: C. Luo, Y. Chen, N. Wang, Z. Zhang, *Spectral Feature Transformation for Person
+Re-identification*, ICCV 2019.
+
+The model is torchreid's own backbone, with the :class:`~.heads.SpectralHead` in the place of its
+``classifier``: all other weights keep their names, so checkpoints load in both directions, and
+``open_layers``, ``staged_lr`` and ``fixbase_epoch`` find the ``classifier`` they name.
+
+What is walked is every feature that torchreid gives to a classifier, each on its own graph:
+
+==================  ==============================================================  ==========
+Backbone            Feature                                                         Walks
+==================  ==============================================================  ==========
+all not named here  the pooled feature, after the backbone's own ``fc`` if any      1
+``pcb_p4, pcb_p6``  each stripe after its dimension reduction                       4, 6
+``hacnn``           the global and the local feature                                2
+``mlfn``            the fused feature (final map and factor signature)              1
+``mudeep``          the output of its ``fc``                                        1
+``resnet50mid``     the last feature beside the fused middle ones, concatenated     1
+==================  ==============================================================  ==========
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreid_spectral.layers import SpectralAttention
+from torchreid_spectral.models.heads import SpectralHead
+
+__all__ = ["TEST_FEATURES", "SpectralNet", "make_spectral", "set_last_stride"]
+
+TEST_FEATURES = ("pooled", "bottleneck")
+"""What a model gives in eval mode: X, or X through the bottleneck of the head."""
+
+
+class SpectralNet(nn.Module):
+    """Mixin that gives a torchreid backbone torchreid's return contract with walked outputs.
+
+    In eval mode: the feature ``(B, D)``. In training, with S walked features: for
+    ``contract="softmax"`` the tuple of all plain outputs, then all walked ones; for
+    ``"triplet"`` and ``"spectral"`` the pair of that tuple and the features. Outputs are
+    ``(B, I)``: scaled cosines that a cross-entropy takes as logits, for ``"spectral"`` plain
+    cosines. Where only one output is left (``supervision="plain"``, one feature) it comes without
+    a tuple, as from a baseline.
+    """
+
+    contract: str
+    test_feature: str
+
+    @property
+    def heads(self) -> list[SpectralHead]:
+        """The spectral heads, one a walked feature."""
+        return [module for module in self.modules() if isinstance(module, SpectralHead)]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (torchreid's contract)
+        """Run the backbone and give its result in the order of the contract.
+
+        Args:
+            *args: The images ``(B, 3, H, W)``.
+            **kwargs: What the backbone knows, such as ``return_featuremaps``.
+
+        Returns:
+            See the class.
+        """
+        result = super().forward(*args, **kwargs)
+        if not self.training:
+            return self._test_output(result) if self.test_feature == "bottleneck" else result
+        outputs, features = result
+        ordered = _by_branch(outputs)
+        logits = ordered[0] if len(ordered) == 1 else ordered
+        return logits if self.contract == "softmax" else (logits, features)
+
+    def _test_output(self, feature: Tensor) -> Tensor:
+        if feature.dim() != 2:  # feature maps were asked for
+            return feature
+        heads = self.heads
+        parts = self._test_parts(feature)
+        return torch.cat([head.embed(part) for head, part in zip(heads, parts)], dim=1)
+
+    def _test_parts(self, feature: Tensor) -> tuple[Tensor, ...]:
+        return feature.chunk(len(self.heads), dim=1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let pickle rebuild the class, which it could not find by name."""
+        return _rebuild, (type(self).__bases__[1],), self.__dict__.copy()
+
+
+def make_spectral(
+    backbone: nn.Module,
+    *,
+    contract: str = "softmax",
+    test_feature: str = "pooled",
+    last_stride: int | None = 1,
+    temperature: float = 0.1,
+    learn_temperature: bool = False,
+    steps: int | float = 1,
+    restart: float = 0.0,
+    self_loops: bool = True,
+    top_k: int | None = None,
+    detach_transition: bool = False,
+    supervision: str = "both",
+    bottleneck_dim: int = 512,
+    activation: str = "prelu",
+    scale: float = 15.0,
+) -> SpectralNet:
+    """Turn a torchreid model into a spectral one, in place.
+
+    Args:
+        backbone: A model of torchreid, built with ``loss="triplet"``, so that it gives its
+            features in training.
+        contract: ``softmax``, ``triplet`` or ``spectral``, see :class:`SpectralNet`.
+        test_feature: ``pooled`` or ``bottleneck``.
+        last_stride: Stride of a ResNet's last stage, 1 in the paper; ``None`` leaves it.
+        temperature: See :class:`~torchreid_spectral.layers.SpectralAttention`, as all up to
+            ``detach_transition``.
+        learn_temperature: Learn the temperature.
+        steps: Length of the walk.
+        restart: Share of the start in each step.
+        self_loops: Whether a sample attends to itself.
+        top_k: Attend only to the most similar samples.
+        detach_transition: No gradient through the graph.
+        supervision: See :class:`~torchreid_spectral.models.heads.SpectralHead`, as all below.
+        bottleneck_dim: Width of the bottleneck, 0 for none.
+        activation: Of the bottleneck.
+        scale: Of the cosines.
+
+    Returns:
+        The same object, now a :class:`SpectralNet`.
+
+    Raises:
+        ValueError: If an option is out of range.
+        TypeError: If the backbone has no linear classifier to replace.
+    """
+    if test_feature not in TEST_FEATURES:
+        raise ValueError(f"test_feature must be one of {TEST_FEATURES}, got {test_feature!r}.")
+    if contract not in ("softmax", "triplet", "spectral"):
+        raise ValueError(f"loss must be softmax, triplet or spectral, got {contract!r}.")
+
+    def head(classifier: nn.Linear) -> SpectralHead:
+        return SpectralHead(
+            classifier.in_features,
+            classifier.out_features,
+            walk=SpectralAttention(
+                classifier.in_features,
+                temperature=temperature,
+                learn_temperature=learn_temperature,
+                steps=steps,
+                restart=restart,
+                self_loops=self_loops,
+                top_k=top_k,
+                detach_transition=detach_transition,
+            ),
+            supervision=supervision,
+            bottleneck_dim=bottleneck_dim,
+            activation=activation,
+            scale=1.0 if contract == "spectral" else scale,
+        )
+
+    _replace_classifiers(backbone, head)
+    if last_stride is not None:
+        set_last_stride(backbone, last_stride)
+    backbone.__class__ = _spectral_class(type(backbone))
+    model: SpectralNet = backbone  # type: ignore[assignment]
+    model.contract, model.test_feature = contract, test_feature
+    if test_feature == "bottleneck" and hasattr(model, "parts_avgpool"):
+        raise ValueError(
+            "test_feature='bottleneck' does not fit PCB: its test feature is taken before the "
+            "stripes' dimension reduction. Use 'pooled'."
+        )
+    return model
+
+
+def set_last_stride(backbone: nn.Module, stride: int) -> None:
+    """Set the stride of a ResNet's last stage; models without a ``layer4`` are left alone.
+
+    Args:
+        backbone: A model of torchreid.
+        stride: 1 or 2.
+
+    Raises:
+        ValueError: If the stride is neither.
+    """
+    if stride not in (1, 2):
+        raise ValueError(f"last_stride must be 1 or 2, got {stride}.")
+    stage = getattr(backbone, "layer4", None)
+    if not isinstance(stage, nn.Sequential):
+        return
+    for module in stage[0].modules():
+        if isinstance(module, nn.Conv2d) and module.stride != (1, 1):
+            module.stride = (stride, stride)
+
+
+def _replace_classifiers(backbone: Any, head: Any) -> None:  # noqa: ANN401
+    """Put heads where the backbone has linear classifiers; HACNN's two move under one name."""
+    if hasattr(backbone, "classifier_global"):
+        heads = {"global": head(backbone.classifier_global)}
+        del backbone.classifier_global
+        if hasattr(backbone, "classifier_local"):
+            heads["local"] = head(backbone.classifier_local)
+            del backbone.classifier_local
+        backbone.classifier = nn.ModuleDict(heads)
+        return
+    classifier = getattr(backbone, "classifier", None)
+    if isinstance(classifier, nn.Linear):
+        backbone.classifier = head(classifier)
+    elif isinstance(classifier, nn.ModuleList):
+        backbone.classifier = nn.ModuleList([head(linear) for linear in classifier])
+    else:
+        raise TypeError(
+            f"{type(backbone).__name__} has no linear classifier to replace: "
+            f"classifier is {type(classifier).__name__}."
+        )
+
+
+def _by_branch(outputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+    """Flatten what the heads gave, per feature (plain, walked), to all plain, then all walked."""
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    if all(isinstance(output, Tensor) for output in outputs):
+        return tuple(outputs)
+    return tuple(output for branch in zip(*outputs) for output in branch)
+
+
+@lru_cache(maxsize=None)
+def _spectral_class(backbone: type[nn.Module]) -> type[nn.Module]:
+    """Derive the spectral class of a backbone's class, as ``torch.nn.utils.parametrize`` does."""
+    body: dict[str, Any] = {"__doc__": SpectralNet.__doc__, "__module__": __name__}
+    if backbone.__name__ == "HACNN":
+        body["classifier_global"] = property(lambda self: self.classifier["global"])
+        body["classifier_local"] = property(lambda self: self.classifier["local"])
+    return type(f"Spectral{backbone.__name__}", (SpectralNet, backbone), body)
+
+
+def _rebuild(backbone: type[nn.Module]) -> nn.Module:
+    cls = _spectral_class(backbone)
+    model: nn.Module = cls.__new__(cls)
+    return model

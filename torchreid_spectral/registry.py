@@ -1,0 +1,227 @@
+"""Names to builders, and their way into torchreid's own registries.
+
+``register()`` is the one place where something in torchreid changes: layouts are made alike,
+checkpoints load again (:mod:`~torchreid_spectral._compat`), and models, losses, engines, the
+embedded dataset, the sampler and the scheduler become known under their names.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torchreid_spectral.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+__all__ = [
+    "build_model",
+    "list_losses",
+    "list_models",
+    "list_rerankers",
+    "model_defaults",
+    "model_options",
+    "register",
+]
+
+PREFIX = "spectral_"
+_LOSSES = ("AMSoftmaxLoss", "DeepSupervisionLoss", "ScaledSoftmaxLoss")
+_ENGINES = ("ImageSpectralEngine",)
+_registered = False
+_active_model_options: dict[str, Any] = {}
+
+
+def register(overwrite: bool = False) -> None:
+    """Make the plugin known to torchreid; calling it again changes nothing.
+
+    After it ``torchreid.models.build_model("spectral_resnet50", ...)`` works in any script, in
+    both of torchreid's layouts.
+
+    Args:
+        overwrite: Replace entries of the same names that something else has put there.
+
+    Raises:
+        ValueError: If a name is taken by something else and ``overwrite`` is not set.
+        InputError: If torchreid is not installed.
+    """  # noqa: DOC502
+    global _registered
+    if _registered and not overwrite:
+        return
+    from torchreid_spectral import _compat
+
+    root = _compat.prepare()
+    from torchreid_spectral import engine, losses
+    from torchreid_spectral.data.datasets import SyntheticPedestrians
+    from torchreid_spectral.data.samplers import patch_samplers
+    from torchreid_spectral.engine.schedulers import patch_schedulers
+    from torchreid_spectral.evaluation import evaluate_rank
+
+    images = _compat.dataset_tables()["image"]
+    _put(images, {SyntheticPedestrians.name: SyntheticPedestrians}, "dataset", overwrite)
+    factory = _compat.model_factory()
+    _put(factory, {name: _builder(name) for name in list_models()}, "model", overwrite)
+    for target, source, names in (
+        (root.losses, losses, _LOSSES),
+        (root.engine, engine, _ENGINES),
+    ):
+        _put(vars(target), {name: getattr(source, name) for name in names}, "name", overwrite)
+    patch_samplers()
+    patch_schedulers()
+    _compat.replace_everywhere(root.metrics.evaluate_rank, evaluate_rank)
+    _registered = True
+
+
+def build_model(
+    name: str,
+    num_classes: int,
+    loss: str = "softmax",
+    pretrained: bool = True,
+    use_gpu: bool = False,
+    **options: Any,  # noqa: ANN401 (see models.make_spectral)
+) -> nn.Module:
+    """Build a spectral model, or a plain one of torchreid.
+
+    Args:
+        name: ``spectral_<torchreid model>`` or a model of torchreid.
+        num_classes: Training identities.
+        loss: ``softmax``, ``triplet`` or ``spectral``; which outputs training gives, see
+            :class:`~torchreid_spectral.models.SpectralNet`.
+        pretrained: Start from torchreid's ImageNet weights, which it downloads (and says so).
+        use_gpu: As in torchreid; a few models place constants by it.
+        **options: Of :func:`~torchreid_spectral.models.make_spectral`, above the active ones.
+
+    Returns:
+        The model, in training mode.
+
+    Raises:
+        UnknownNameError: If there is no such model.
+        InputError: If there is no such option, or options are given for a plain model.
+    """
+    from torchreid_spectral import _compat
+
+    factory = _compat.model_factory()
+    backbone_name = name.removeprefix(PREFIX)
+    if backbone_name not in factory:
+        raise UnknownNameError("model", name, {*factory, *list_models()})
+    arguments = {"num_classes": num_classes, "pretrained": pretrained, "use_gpu": use_gpu}
+    if backbone_name == name:
+        if options:
+            raise InputError(f"{name} takes no options: {sorted(options)} are of spectral models.")
+        plain: nn.Module = factory[name](loss=loss, **arguments)
+        return plain
+    from torchreid_spectral.models import make_spectral
+
+    merged = _active_model_options | options
+    _check_options(merged)
+    # The backbone gives its features in training only under the triplet contract.
+    backbone = factory[backbone_name](loss="triplet", **arguments)
+    return make_spectral(backbone, contract=loss, **merged)
+
+
+def list_models() -> list[str]:
+    """List the spectral models: one for each image model of the installed torchreid.
+
+    Returns:
+        Names, sorted.
+    """
+    from torchreid_spectral import _compat
+
+    return sorted(
+        PREFIX + name for name in _compat.model_factory() if not name.startswith(PREFIX)
+    )
+
+
+def list_losses() -> list[str]:
+    """List the identity losses and metric losses that configs select by name.
+
+    Returns:
+        Names, sorted.
+    """
+    from torchreid_spectral.losses.registry import ID_LOSSES, METRIC_LOSSES
+
+    return sorted({*ID_LOSSES, *METRIC_LOSSES})
+
+
+def list_rerankers() -> list[str]:
+    """List the re-rankers.
+
+    Returns:
+        Names, sorted.
+    """
+    from torchreid_spectral.rerank import RERANKERS
+
+    return sorted(RERANKERS)
+
+
+@contextmanager
+def model_defaults(**options: Any) -> Iterator[None]:  # noqa: ANN401
+    """Set what spectral models are built with inside the block, where the caller names nothing.
+
+    torchreid's ``build_model`` passes four arguments on; the rest of the active config reaches
+    the model this way.
+
+    Args:
+        **options: Of :func:`~torchreid_spectral.models.make_spectral`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: If there is no such option.
+    """  # noqa: DOC502
+    global _active_model_options
+    _check_options(options)
+    before, _active_model_options = _active_model_options, _active_model_options | options
+    try:
+        yield
+    finally:
+        _active_model_options = before
+
+
+def model_options() -> dict[str, Any]:
+    """Describe the options of spectral models.
+
+    Returns:
+        Name to default, as of :func:`~torchreid_spectral.models.make_spectral`.
+    """
+    from torchreid_spectral.models import make_spectral
+
+    parameters = inspect.signature(make_spectral).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty and name != "contract"
+    }
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    known = model_options()
+    for name in options:
+        if name not in known:
+            raise UnknownNameError("option of a spectral model", name, known)
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    return partial(build_model, name)
+
+
+def _put(table: Any, entries: dict[str, Any], kind: str, overwrite: bool) -> None:  # noqa: ANN401
+    """Add entries to a table of torchreid, all or none."""
+    taken = [name for name in entries if name in table and not _is_ours(table[name])]
+    if taken and not overwrite:
+        raise ValueError(
+            f"torchreid already has a {kind} {taken[0]!r} that is not this plugin's: "
+            "rename it, or call register(overwrite=True) to replace it."
+        )
+    table.update(entries)
+
+
+def _is_ours(entry: Any) -> bool:  # noqa: ANN401
+    entry = entry.func if isinstance(entry, partial) else entry
+    return str(getattr(entry, "__module__", "")).startswith("torchreid_spectral")

@@ -1,0 +1,53 @@
+"""Re-rankers: post-processing of a ranking by the relations among its images.
+
+Works on plain NumPy arrays or tensors; torchreid is not needed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.rerank.base import Reranker
+from torchreid_spectral.rerank.local_blurring import LocalBlurring
+from torchreid_spectral.rerank.none import NoReranking
+
+__all__ = ["RERANKERS", "LocalBlurring", "NoReranking", "Reranker", "build_reranker"]
+
+RERANKERS: dict[str, Callable[..., Reranker]] = {
+    "none": NoReranking,
+    "local_blurring": LocalBlurring,
+}
+"""Re-rankers by name."""
+
+
+def build_reranker(name: str, **options: Any) -> Reranker:  # noqa: ANN401 (each has its own)
+    """Build a re-ranker by name.
+
+    Args:
+        name: One of ``torchreid_spectral.list_rerankers()``.
+        **options: Options of that re-ranker, by keyword.
+
+    Returns:
+        A re-ranker that has no gallery yet.
+
+    Raises:
+        UnknownNameError: If there is no such re-ranker.
+        InputError: If it has no such option.
+
+    Example:
+        >>> import numpy as np
+        >>> gallery = np.eye(3, dtype=np.float32)
+        >>> indices, distances = build_reranker("none").fit(gallery).rank(gallery[:1], top_k=1)
+        >>> indices.tolist()
+        [[0]]
+    """
+    if name not in RERANKERS:
+        raise UnknownNameError("re-ranker", name, RERANKERS)
+    known = inspect.signature(RERANKERS[name]).parameters
+    for option in options:
+        if option not in known:
+            raise InputError(f"Re-ranker {name} has no option {option!r}; it has {sorted(known)}.")
+    return RERANKERS[name](**options)
