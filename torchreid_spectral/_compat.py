@@ -61,6 +61,7 @@ def load() -> ModuleType:
 
     Raises:
         InputError: If torchreid is not installed, or is another package of that name.
+        ModuleNotFoundError: If torchreid is there but misses a package of its own.
     """
     _mend_torchvision()
     try:

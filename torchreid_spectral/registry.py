@@ -8,6 +8,8 @@ embedded dataset, the sampler and the scheduler become known under their names.
 from __future__ import annotations
 
 import inspect
+import logging
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
@@ -74,6 +76,7 @@ def register(overwrite: bool = False) -> None:
     patch_samplers()
     patch_schedulers()
     _compat.replace_everywhere(root.metrics.evaluate_rank, evaluate_rank)
+    _show_messages()
     _registered = True
 
 
@@ -198,6 +201,23 @@ def model_options() -> dict[str, Any]:
         for name, parameter in parameters.items()
         if parameter.default is not parameter.empty and name != "contract"
     }
+
+
+def _show_messages() -> None:
+    """Show this package's messages on standard output, as torchreid's, unless the user logs."""
+    logger = logging.getLogger("torchreid_spectral")
+    if logger.handlers or logging.getLogger().handlers:
+        return
+    logger.addHandler(_StandardOutput())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _StandardOutput(logging.Handler):
+    """Writes to what ``sys.stdout`` is at that moment: torchreid's scripts replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stdout.write(self.format(record) + "\n")
 
 
 def _check_options(options: dict[str, Any]) -> None:

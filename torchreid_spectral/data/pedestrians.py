@@ -11,8 +11,9 @@ side, a half turn the back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -388,15 +389,15 @@ def _draw_figure(pen: _Pen, who: Identity, rng: np.random.Generator) -> None:
     swing = float(rng.uniform(0.1, 0.5) * rng.choice((-1.0, 1.0)))
     _draw_legs(pen, who, swing)
     bag = (0.0, -0.115) if who.bag == "backpack" else (who.bag_side * 0.145, 0.02)
-    parts = [
-        (0.0, lambda: _draw_torso(pen, who)),
-        (0.001, lambda: _draw_head(pen, who)),
-        (pen.nearness(0.0, -0.05), lambda: _draw_hair(pen, who)),
-        (pen.nearness(*bag), lambda: _draw_bag(pen, who)),
+    parts: list[tuple[float, Callable[[], None]]] = [
+        (0.0, partial(_draw_torso, pen, who)),
+        (0.001, partial(_draw_head, pen, who)),
+        (pen.nearness(0.0, -0.05), partial(_draw_hair, pen, who)),
+        (pen.nearness(*bag), partial(_draw_bag, pen, who)),
     ]
     for side in (-1.0, 1.0):
         depth = pen.nearness(0.11 * side, 0.0)
-        parts.append((depth, lambda side=side: _draw_arm(pen, who, side, -side * swing)))  # type: ignore[misc]
+        parts.append((depth, partial(_draw_arm, pen, who, side, -side * swing)))
     for _, draw in sorted(parts, key=lambda part: part[0]):
         draw()
 
@@ -483,9 +484,7 @@ def _place(
     return _Pen(size, scale, (x, y), _sample_yaw(camera, rng))
 
 
-def _occlude(
-    image: npt.NDArray[np.float32], camera: Camera, rng: np.random.Generator
-) -> None:
+def _occlude(image: npt.NDArray[np.float32], camera: Camera, rng: np.random.Generator) -> None:
     """Hide a part of the picture behind a bar, a car or a passer-by, in place."""
     height, width = image.shape[:2]
     kind = _choose(rng, bar=2, car=2, person=3)
@@ -498,7 +497,7 @@ def _occlude(
         roof = np.array([[0, 9], [0.1, 2], [0.35, 0], [1.1, 0], [1.4, 2], [2, 2.5], [2, 9]])
         outline = (roof * (width, height * 0.05) + (left, top)).astype(np.int32)
         cv2.fillPoly(image, [outline], paint)
-        glass = (np.array([[0.2, 2], [0.4, 0.6], [1.05, 0.6], [1.3, 2]]) * (width, height * 0.05))
+        glass = np.array([[0.2, 2], [0.4, 0.6], [1.05, 0.6], [1.3, 2]]) * (width, height * 0.05)
         cv2.fillPoly(image, [(glass + (left, top)).astype(np.int32)], (70, 84, 96))
     else:
         who = sample_identity(rng)
@@ -518,9 +517,9 @@ def _expose(
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     image = cv2.GaussianBlur(image, (0, 0), camera.blur * height / 128)
     gain = np.asarray(camera.cast) * camera.brightness * rng.normal(1.0, 0.06)
-    image = 255.0 * (np.clip(image, 0.0, 255.0) / 255.0) ** camera.gamma * gain
-    image = image + rng.normal(0.0, camera.noise, image.shape)
-    return np.clip(image, 0.0, 255.0).astype(np.uint8)
+    exposed = 255.0 * (np.clip(image, 0.0, 255.0) / 255.0) ** camera.gamma * gain
+    exposed = exposed + rng.normal(0.0, camera.noise, image.shape)
+    return np.clip(exposed, 0.0, 255.0).astype(np.uint8)
 
 
 def draw_pedestrian(

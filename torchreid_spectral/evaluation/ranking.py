@@ -136,7 +136,8 @@ def evaluate_rank(
     Example:
         >>> distances = np.array([[0.1, 0.2, 0.3]])
         >>> cmc, mAP = evaluate_rank(
-        ...     distances, np.array([7]), np.array([1, 7, 7]), np.array([0]), np.array([1, 1, 2]), 2
+        ...     distances, np.array([7]), np.array([1, 7, 7]), np.array([0]), np.array([1, 1, 2]),
+        ...     max_rank=2,
         ... )
         >>> cmc.tolist(), round(mAP, 4)
         ([0.0, 1.0], 0.5833)

@@ -39,14 +39,15 @@ def affinity_matrix(
         temperature: :math:`\sigma > 0`.
 
     Returns:
-        Affinities in (0, 1], float32 at least.
+        Affinities in (0, 1], in the dtype of ``features``, computed in float32 at least.
 
     Raises:
         ValueError: If ``temperature`` is not positive.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
-    return ((cosine_similarity(at_least_float32(features)) - 1) / temperature).exp()
+    affinity = ((cosine_similarity(at_least_float32(features)) - 1) / temperature).exp()
+    return affinity.to(features.dtype)
 
 
 def normalized_cut(

@@ -24,9 +24,9 @@ def cosine_distance(
         y: Other features.
 
     Returns:
-        Distances, float32 at least.
+        Distances in the dtype of ``x``, computed in float32 at least.
     """
-    return 1 - cosine_similarity(at_least_float32(x), at_least_float32(y))
+    return (1 - cosine_similarity(at_least_float32(x), at_least_float32(y))).to(x.dtype)
 
 
 def squared_euclidean_distance(
@@ -39,12 +39,9 @@ def squared_euclidean_distance(
         y: Other features.
 
     Returns:
-        Squared distances, float32 at least.
+        Squared distances in the dtype of ``x``, computed in float32 at least.
     """
-    with full_precision(x):
-        x, y = at_least_float32(x), at_least_float32(y)
-        squares = x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]
-        return (squares - 2 * x @ y.mT).clamp_min(0)
+    return _squared(x, y).to(x.dtype)
 
 
 def euclidean_distance(
@@ -57,9 +54,16 @@ def euclidean_distance(
         y: Other features.
 
     Returns:
-        Distances, float32 at least; zero is rounded up to 1e-6.
+        Distances in the dtype of ``x``, computed in float32 at least; zero becomes 1e-6.
     """
-    return squared_euclidean_distance(x, y).clamp_min(1e-12).sqrt()
+    return _squared(x, y).clamp_min(1e-12).sqrt().to(x.dtype)
+
+
+def _squared(x: Tensor, y: Tensor) -> Tensor:
+    with full_precision(x):
+        x, y = at_least_float32(x), at_least_float32(y)
+        squares = x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]
+        return (squares - 2 * x @ y.mT).clamp_min(0)
 
 
 METRICS = {

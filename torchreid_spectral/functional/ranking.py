@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from torchreid_spectral.functional._precision import at_least_float32
 from torchreid_spectral.functional.distance import METRICS
 
 __all__ = ["rank_top_k", "top_k"]
@@ -65,13 +66,18 @@ def rank_top_k(
         chunk_size: Queries handled at once.
 
     Returns:
-        Gallery indices and distances, nearest first, equal distances by the lower index.
+        Gallery indices, and distances in float32 at least; nearest first, equal distances by the
+        lower index.
 
     Raises:
         ValueError: If ``metric`` is unknown.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
-    parts = [top_k(METRICS[metric](chunk, gallery), k) for chunk in query.split(chunk_size)]
+    gallery = at_least_float32(gallery)
+    parts = [
+        top_k(METRICS[metric](at_least_float32(chunk), gallery), k)
+        for chunk in query.split(chunk_size)
+    ]
     indices, distances = zip(*parts)
     return torch.cat(indices), torch.cat(distances)

@@ -99,6 +99,8 @@ class SpectralAttention(nn.Module):
         _check_choice("over", over, AXES)
         _check_choice("similarity", similarity, tuple(SIMILARITIES))
         _check_walk(temperature, steps, restart)
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be >= 1, got {top_k}.")
         if heads < 1 or (dim is not None and dim % heads):
             raise ValueError(f"heads must be >= 1 and divide dim={dim}, got {heads}.")
         self.dim, self.heads, self.similarity, self.over = dim, heads, similarity, over
@@ -129,10 +131,8 @@ class SpectralAttention(nn.Module):
         Returns:
             Probabilities, float32 at least: ``(B, B)`` for one head, else ``(A, B, B)``.
         """
-        wide = at_least_float32(x)
-        pairs = SIMILARITIES[self.similarity](
-            self._split(self.query(wide)), self._split(self.key(wide))
-        )
+        query, key = at_least_float32(self.query(x)), at_least_float32(self.key(x))
+        pairs = SIMILARITIES[self.similarity](self._split(query), self._split(key))
         return softmax_transition(
             pairs, temperature=self.temperature, self_loops=self.self_loops, top_k=self.top_k
         )
@@ -201,8 +201,10 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def _check_walk(temperature: float, steps: float, restart: float) -> None:
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
-    if steps < 0 or (not math.isinf(steps) and steps != int(steps)):
-        raise ValueError(f"steps must be a whole number >= 0 or inf, got {steps}.")
+    if steps < 0:
+        raise ValueError(f"steps must be >= 0, got {steps}.")
+    if not math.isinf(steps) and steps != int(steps):
+        raise ValueError(f"steps must be a whole number or inf, got {steps}.")
     if not 0 <= restart <= 1:
         raise ValueError(f"restart must be in [0, 1], got {restart}.")
     if math.isinf(steps) and restart == 0:

@@ -87,8 +87,8 @@ class SpectralHead(nn.Module):
         self.supervision, self.scale = supervision, scale
         self.walk = SpectralAttention() if walk is None else walk
         self.bottleneck = _bottleneck(dim, bottleneck_dim, activation)
-        self.weight = nn.Parameter(torch.empty(num_classes, bottleneck_dim or dim))
-        nn.init.normal_(self.weight, std=0.01)
+        self.prototypes = nn.Parameter(torch.empty(num_classes, bottleneck_dim or dim))
+        nn.init.normal_(self.prototypes, std=0.01)
 
     def embed(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
         """Map features through the bottleneck.
@@ -111,7 +111,7 @@ class SpectralHead(nn.Module):
             ``scale`` times the cosines.
         """
         wide = torch.promote_types(embedding.dtype, torch.float32)
-        return self.scale * cosine_similarity(embedding.to(wide), self.weight.to(wide))
+        return self.scale * cosine_similarity(embedding.to(wide), self.prototypes.to(wide))
 
     def forward(self, features: Float[Tensor, "B D"]) -> Tensor | tuple[Tensor, ...]:
         """Classify the batch, walked as ``supervision`` says; in eval mode never walked.
@@ -135,7 +135,7 @@ class SpectralHead(nn.Module):
             One line for ``repr``.
         """
         return (
-            f"num_classes={self.weight.shape[0]}, embedding={self.weight.shape[1]}, "
+            f"num_classes={self.prototypes.shape[0]}, embedding={self.prototypes.shape[1]}, "
             f"supervision={self.supervision}, scale={self.scale}"
         )
 

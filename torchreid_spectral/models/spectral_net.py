@@ -23,10 +23,9 @@ all not named here  the pooled feature, after the backbone's own ``fc`` if any  
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from torchreid_spectral.layers import SpectralAttention
@@ -78,12 +77,7 @@ class SpectralNet(nn.Module):
     def _test_output(self, feature: Tensor) -> Tensor:
         if feature.dim() != 2:  # feature maps were asked for
             return feature
-        heads = self.heads
-        parts = self._test_parts(feature)
-        return torch.cat([head.embed(part) for head, part in zip(heads, parts)], dim=1)
-
-    def _test_parts(self, feature: Tensor) -> tuple[Tensor, ...]:
-        return feature.chunk(len(self.heads), dim=1)
+        return self.heads[0].embed(feature)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let pickle rebuild the class, which it could not find by name."""
@@ -164,13 +158,13 @@ def make_spectral(
     _replace_classifiers(backbone, head)
     if last_stride is not None:
         set_last_stride(backbone, last_stride)
-    backbone.__class__ = _spectral_class(type(backbone))
+    backbone.__class__ = _spectral_class(type(backbone))  # type: ignore[arg-type]
     model: SpectralNet = backbone  # type: ignore[assignment]
     model.contract, model.test_feature = contract, test_feature
-    if test_feature == "bottleneck" and hasattr(model, "parts_avgpool"):
+    if test_feature == "bottleneck" and len(model.heads) > 1:
         raise ValueError(
-            "test_feature='bottleneck' does not fit PCB: its test feature is taken before the "
-            "stripes' dimension reduction. Use 'pooled'."
+            f"test_feature='bottleneck' does not fit {type(backbone).__name__}: its test feature "
+            f"is not what its {len(model.heads)} classifiers see in training. Use 'pooled'."
         )
     return model
 
@@ -226,7 +220,7 @@ def _by_branch(outputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
     return tuple(output for branch in zip(*outputs) for output in branch)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _spectral_class(backbone: type[nn.Module]) -> type[nn.Module]:
     """Derive the spectral class of a backbone's class, as ``torch.nn.utils.parametrize`` does."""
     body: dict[str, Any] = {"__doc__": SpectralNet.__doc__, "__module__": __name__}
@@ -237,6 +231,6 @@ def _spectral_class(backbone: type[nn.Module]) -> type[nn.Module]:
 
 
 def _rebuild(backbone: type[nn.Module]) -> nn.Module:
-    cls = _spectral_class(backbone)
+    cls = _spectral_class(backbone)  # type: ignore[arg-type]
     model: nn.Module = cls.__new__(cls)
     return model

@@ -1,0 +1,111 @@
+"""Tests of torchreid_spectral.functional.similarity."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
+from torch.autograd import gradcheck
+
+from tests.references import similarity as reference
+from torchreid_spectral.functional.similarity import cosine_similarity
+
+
+def features(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def people(images: int = 8, noise: float = 0.2) -> torch.Tensor:
+    """Tight clusters, as images of the same person are: rows of near-equal similarity."""
+    g = torch.Generator().manual_seed(0)
+    centers = torch.randn(16, 64, generator=g).abs().repeat_interleave(images, 0)
+    return centers + noise * torch.randn(centers.shape, generator=g)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_matches_reference(dtype: torch.dtype) -> None:
+    x, y = features(0, 7, 6, dtype=dtype), features(1, 5, 6, dtype=dtype)
+    for actual, other in [(cosine_similarity(x, y), y), (cosine_similarity(x), x)]:
+        assert actual.dtype == dtype
+        expected = torch.from_numpy(reference.cosine(x.numpy(), other.numpy()))
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_one_argument_compares_the_rows_with_each_other() -> None:
+    x = features(2, 6, 4)
+    torch.testing.assert_close(cosine_similarity(x), cosine_similarity(x, x))
+    torch.testing.assert_close(cosine_similarity(x).diagonal(), torch.ones(6).double())
+
+
+def test_leading_dimensions_are_a_loop() -> None:
+    x, y = features(3, 2, 3, 5, 4), features(4, 2, 3, 6, 4)
+    pairs = zip(x.flatten(0, 1), y.flatten(0, 1))
+    expected = torch.stack([cosine_similarity(a, b) for a, b in pairs]).unflatten(0, (2, 3))
+    torch.testing.assert_close(cosine_similarity(x, y), expected)
+    assert cosine_similarity(x).shape == (2, 3, 5, 5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 9), scale=st.floats(1e-3, 1e3))
+def test_bounded_symmetric_and_blind_to_length(seed: int, n: int, scale: float) -> None:
+    x = features(seed, n, 4)
+    lengths = scale * (1 + torch.arange(n, dtype=x.dtype))
+    s = cosine_similarity(x)
+    assert s.abs().max() <= 1 + 1e-12
+    torch.testing.assert_close(s, s.mT)
+    torch.testing.assert_close(cosine_similarity(x * lengths[:, None]), s)
+    torch.testing.assert_close(cosine_similarity(x, -x), -s)
+
+
+def test_zero_vector_is_similar_to_nothing() -> None:
+    x = features(5, 4, 3)
+    x[1] = 0
+    s = cosine_similarity(x)
+    assert torch.count_nonzero(s[1]) == 0
+    assert torch.count_nonzero(s[:, 1]) == 0
+    x.requires_grad_()
+    cosine_similarity(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_gradcheck() -> None:
+    x, y = features(6, 4, 3).requires_grad_(), features(7, 2, 3).requires_grad_()
+    assert gradcheck(cosine_similarity, (x, y))
+    assert gradcheck(cosine_similarity, x)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float16, 4e-4), (torch.bfloat16, 4e-3)])
+def test_half_precision_costs_one_rounding(dtype: torch.dtype, atol: float) -> None:
+    x = people().to(dtype)
+    s = cosine_similarity(x)
+    assert s.dtype == dtype
+    expected = cosine_similarity(x.double())
+    torch.testing.assert_close(s.double(), expected, rtol=0, atol=atol)
+    # half of the spacing of the type just below one: nothing but the last rounding was lost
+    assert (s.double() - expected).abs().max() <= torch.finfo(dtype).eps / 4 + 1e-6
+
+
+def test_half_precision_does_not_overflow() -> None:
+    x = torch.full((2, 64), 6e4, dtype=torch.float16)
+    torch.testing.assert_close(cosine_similarity(x), torch.ones(2, 2, dtype=x.dtype))
+
+
+def test_autocast_does_not_cost_precision() -> None:
+    x = people()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = cosine_similarity(x, x)
+    torch.testing.assert_close(actual, cosine_similarity(x, x))
+
+
+def test_inputs_are_left_alone() -> None:
+    x, y = features(8, 3, 4), features(9, 2, 4)
+    before = x.clone(), y.clone()
+    cosine_similarity(x, y)
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (3, 5)), ((4,), (2, 4)), ((2, 3, 4), (3, 3, 4))])
+def test_wrong_shapes_are_caught(shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(TypeCheckError):
+        cosine_similarity(torch.ones(shapes[0]), torch.ones(shapes[1]))

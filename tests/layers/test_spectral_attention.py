@@ -1,0 +1,337 @@
+"""Tests of torchreid_spectral.layers.SpectralAttention."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
+from torch import nn
+from torch.autograd import gradcheck
+
+from tests.references import layer as reference
+from torchreid_spectral.functional import random_walk, transition_matrix
+from torchreid_spectral.layers import SpectralAttention
+
+INF = float("inf")
+LINEAR = {"dim": 8, "query": "linear", "key": "linear", "value": "linear"}
+CASES = {
+    "default": {},
+    "temperature": {"temperature": 0.5},
+    "learned temperature": {"temperature": 0.5, "learn_temperature": True},
+    "heads": {"heads": 4, "temperature": 0.5},
+    "dot": {"similarity": "dot", "temperature": 2.0},
+    "query": {"dim": 8, "query": "linear", "temperature": 0.5},
+    "key": {"dim": 8, "key": "linear", "temperature": 0.5},
+    "value": {"dim": 8, "value": "linear"},
+    "linear": {**LINEAR, "heads": 2, "similarity": "dot"},
+    "no step": {"steps": 0},
+    "many steps": {"steps": 4, "restart": 0.2, "temperature": 0.5},
+    "limit": {"steps": INF, "restart": 0.2, "temperature": 0.5},
+    "residual": {"residual": True},
+    "residual, value": {"dim": 8, "value": "linear", "residual": True},
+    "no self loops": {"self_loops": False},
+    "top_k": {"top_k": 3, "temperature": 1.0},
+    "detached": {"detach_transition": True},
+    "all": {
+        **LINEAR,
+        "temperature": 0.3,
+        "heads": 2,
+        "steps": 3,
+        "restart": 0.1,
+        "residual": True,
+        "self_loops": False,
+        "top_k": 4,
+    },
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def features(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def people(images: int = 8, noise: float = 0.2) -> torch.Tensor:
+    """Tight clusters, as images of the same person are: rows of near-equal affinity."""
+    g = torch.Generator().manual_seed(0)
+    centers = torch.randn(16, 64, generator=g).abs().repeat_interleave(images, 0)
+    return centers + noise * torch.randn(centers.shape, generator=g)
+
+
+def build(case: str, dtype: torch.dtype = torch.float64) -> SpectralAttention:
+    torch.manual_seed(0)
+    return SpectralAttention(**CASES[case]).to(dtype)
+
+
+def twin_options(layer: SpectralAttention, case: str) -> dict:
+    """Translate the layer into what its twin takes: matrices for the linear maps."""
+    ignored = {"dim", "learn_temperature", "detach_transition", "query", "key", "value"}
+    options = {name: v for name, v in CASES[case].items() if name not in ignored}
+    options.setdefault("temperature", 0.1)
+    for name in ("query", "key", "value"):
+        if CASES[case].get(name) == "linear":
+            linear = layer.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            bias = None if linear.bias is None else linear.bias.detach().double().numpy()
+            options[name] = (linear.weight.detach().double().numpy(), bias)
+    return options
+
+
+@every_case
+def test_matches_reference(case: str) -> None:
+    layer, x = build(case), features(1, 6, 8)
+    expected = reference.spectral_attention(x.numpy(), **twin_options(layer, case))
+    # a learned temperature is the logarithm's float32 rounding away from the number given
+    rtol = 1e-6 if "learned" in case else 1e-10
+    torch.testing.assert_close(layer(x), torch.from_numpy(expected), rtol=rtol, atol=rtol / 10)
+
+
+@every_case
+def test_matches_reference_in_float32(case: str) -> None:
+    layer, x = build(case, torch.float32), features(1, 6, 8, dtype=torch.float32)
+    actual = layer(x)
+    assert actual.dtype == torch.float32
+    expected = reference.spectral_attention(x.double().numpy(), **twin_options(layer, case))
+    expected = torch.from_numpy(expected)
+    torch.testing.assert_close(actual.double(), expected, rtol=2e-6, atol=1e-6)
+
+
+@every_case
+def test_transition_matches_reference(case: str) -> None:
+    layer, x = build(case), features(2, 6, 8)
+    options = twin_options(layer, case)
+    walk = {"value", "steps", "restart", "residual"}
+    graph = {name: v for name, v in options.items() if name not in walk}
+    expected = [torch.from_numpy(t) for t in reference.transitions(x.numpy(), **graph)]
+    expected = torch.stack(expected) if len(expected) > 1 else expected[0]
+    actual = layer.transition(x)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(actual.sum(-1), torch.ones(actual.shape[:-1]).double())
+
+
+def test_default_is_one_walk_on_the_cosine_graph() -> None:
+    x = features(3, 6, 8)
+    torch.testing.assert_close(SpectralAttention()(x), random_walk(transition_matrix(x), x))
+    torch.testing.assert_close(SpectralAttention().transition(x), transition_matrix(x))
+
+
+def test_heads_are_independent_walks() -> None:
+    x = features(4, 6, 8)
+    actual = SpectralAttention(heads=2)(x)
+    alone = SpectralAttention()
+    torch.testing.assert_close(actual, torch.cat([alone(x[:, :4]), alone(x[:, 4:])], 1))
+    assert SpectralAttention(heads=2).transition(x).shape == (2, 6, 6)
+    assert alone.transition(x).shape == (6, 6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 8), case=st.sampled_from(list(CASES)))
+def test_order_of_the_batch_does_not_matter(seed: int, n: int, case: str) -> None:
+    layer, x = build(case), features(seed, n, 8)
+    perm = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(layer(x[perm]), layer(x)[perm])
+
+
+def test_limits() -> None:
+    x = features(5, 6, 8)
+    torch.testing.assert_close(SpectralAttention(temperature=1e9)(x), x.mean(0).expand_as(x))
+    torch.testing.assert_close(SpectralAttention(temperature=1e-4)(x), x)
+    torch.testing.assert_close(SpectralAttention(steps=0)(x), x)
+    torch.testing.assert_close(SpectralAttention(steps=0, residual=True)(x), 2 * x)
+    torch.testing.assert_close(SpectralAttention(top_k=1)(x), x)
+    torch.testing.assert_close(SpectralAttention(steps=3, restart=1.0)(x), x)
+    torch.testing.assert_close(
+        SpectralAttention(steps=INF, restart=0.2)(x), SpectralAttention(steps=400, restart=0.2)(x)
+    )
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "detached"])
+def test_gradcheck(case: str) -> None:
+    layer, x = build(case), features(6, 5, 8).requires_grad_()
+    assert gradcheck(layer, x)
+
+
+@every_case
+def test_every_parameter_learns(case: str) -> None:
+    layer, x = build(case), features(7, 6, 8)
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert "bias" in name or torch.count_nonzero(parameter.grad) > 0, name
+
+
+def test_detached_transition_sends_the_gradient_through_the_values_only() -> None:
+    x, upstream = features(8, 6, 8).requires_grad_(), features(9, 6, 8)
+    layer = SpectralAttention(detach_transition=True)
+    layer(x).backward(upstream)
+    torch.testing.assert_close(x.grad, layer.transition(x).detach().mT @ upstream)
+    attached = features(8, 6, 8).requires_grad_()
+    SpectralAttention()(attached).backward(upstream)
+    assert (attached.grad - x.grad).abs().max() > 1e-2
+
+
+def test_learned_temperature() -> None:
+    layer, x = SpectralAttention(temperature=0.3, learn_temperature=True), features(10, 6, 8)
+    assert [name for name, _ in layer.named_parameters()] == ["log_temperature"]
+    assert layer.log_temperature.item() == pytest.approx(math.log(0.3), rel=1e-6)
+    torch.testing.assert_close(
+        layer.double()(x), SpectralAttention(temperature=0.3)(x), rtol=1e-5, atol=1e-6
+    )
+    with torch.no_grad():
+        layer.log_temperature.fill_(math.log(2.0))
+    torch.testing.assert_close(layer(x), SpectralAttention(temperature=2.0)(x))
+
+
+def test_learned_temperature_stays_positive() -> None:
+    layer, x = SpectralAttention(temperature=0.1, learn_temperature=True), features(11, 6, 8)
+    with torch.no_grad():
+        layer.log_temperature.sub_(5.0)  # subtracted from the temperature, it would be negative
+    torch.testing.assert_close(layer.double()(x), x)
+
+
+def test_nothing_to_learn_by_default() -> None:
+    assert list(SpectralAttention().parameters()) == []
+    assert "log_temperature" not in SpectralAttention(**LINEAR).state_dict()
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float16, 4e-3), (torch.bfloat16, 4e-2)])
+def test_half_precision(dtype: torch.dtype, atol: float) -> None:
+    layer, x = SpectralAttention(temperature=0.02), people().to(dtype)
+    actual = layer(x)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.double(), layer(x.double()), rtol=0, atol=atol)
+    t = layer.transition(x)
+    assert t.dtype == dtype
+    expected = layer.transition(x.double())
+    torch.testing.assert_close(t.double(), expected, rtol=0, atol=atol / 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@every_case
+def test_half_precision_keeps_the_dtype(case: str, dtype: torch.dtype) -> None:
+    out = build(case, dtype)(features(12, 6, 8).to(dtype))
+    assert out.dtype == dtype
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "dim" not in CASES[case]])
+def test_autocast_does_not_cost_precision(case: str) -> None:
+    layer, x = build(case, torch.float32), people()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        t, out = layer.transition(x), layer(x)
+    torch.testing.assert_close(t, layer.transition(x))
+    torch.testing.assert_close(out, layer(x))
+
+
+@every_case
+def test_autocast_runs(case: str) -> None:
+    layer, x = build(case, torch.float32), features(13, 6, 8, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(x.requires_grad_())
+    out.float().square().sum().backward()
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(x.grad).all()
+
+
+@every_case
+def test_state_dict_round_trip(case: str) -> None:
+    layer, x = build(case), features(14, 6, 8)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1)
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    other = SpectralAttention(**CASES[case]).double()
+    other.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    assert torch.equal(other(x), layer(x))
+
+
+@every_case
+def test_deepcopy(case: str) -> None:
+    layer, x = build(case), features(15, 6, 8)
+    expected = layer(x)
+    other = copy.deepcopy(layer)
+    assert torch.equal(other(x), expected)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert torch.equal(layer(x), expected)
+
+
+@every_case
+def test_input_is_left_alone(case: str) -> None:
+    x = features(16, 6, 8)
+    before = x.clone()
+    build(case)(x)
+    assert torch.equal(x, before)
+
+
+def test_one_image_stays() -> None:
+    x = features(17, 1, 8)
+    for layer in (SpectralAttention(), SpectralAttention(steps=INF, restart=0.3, heads=2)):
+        torch.testing.assert_close(layer(x), x)
+    with pytest.raises(ValueError, match="needs self_loops=True"):
+        SpectralAttention(self_loops=False)(x)
+
+
+def test_duplicates_and_zero_vectors() -> None:
+    x = torch.eye(4)[[0, 0, 1, 2]]
+    x[3] = 0
+    x.requires_grad_()
+    out = SpectralAttention(temperature=1e-3)(x)
+    torch.testing.assert_close(out[:3].detach(), x[:3].detach())
+    torch.testing.assert_close(out[3].detach(), x.detach().mean(0))
+    out.square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_repr_shows_the_settings() -> None:
+    layer = SpectralAttention(
+        dim=8, temperature=0.25, heads=2, value="linear", steps=3, restart=0.125, top_k=5
+    )
+    text = layer.extra_repr()
+    for shown in ("temperature=0.25", "heads=2", "steps=3", "restart=0.125", "top_k=5"):
+        assert shown in text
+    assert "temperature=0.1" in repr(SpectralAttention())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"over": "pixels"}, "samples"),
+        ({"query": "linear"}, "dim"),
+        ({"key": "linear"}, "dim"),
+        ({"value": "linear"}, "dim"),
+        ({"query": "conv"}, "query.*identity|identity.*query"),
+        ({"key": "conv"}, "key.*identity|identity.*key"),
+        ({"value": "conv"}, "value.*identity|identity.*value"),
+        ({"similarity": "euclidean"}, "similarity.*cosine"),
+        ({"temperature": 0.0}, "temperature must be positive, got"),
+        ({"temperature": -1.0, "learn_temperature": True}, "temperature must be positive, got"),
+        ({"steps": -1}, "steps must be >= 0, got -1"),
+        ({"steps": INF}, "restart"),
+        ({"restart": 1.5}, r"restart must be in \[0, 1\], got"),
+        ({"top_k": 0}, "top_k must be >= 1, got 0"),
+        ({"dim": 9, "heads": 2}, "heads"),
+        ({"heads": 0}, "heads"),
+    ],
+)
+def test_rejects_settings(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SpectralAttention(**options)
+
+
+def test_rejects_width_that_heads_do_not_divide() -> None:
+    with pytest.raises(ValueError, match="heads"):
+        SpectralAttention(heads=3)(torch.ones(4, 8))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4, 8)])
+def test_wrong_shapes_are_caught(shape: tuple[int, ...]) -> None:
+    with pytest.raises(TypeCheckError):
+        SpectralAttention()(torch.ones(shape))

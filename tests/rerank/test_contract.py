@@ -1,0 +1,218 @@
+"""The contract that every re-ranker keeps."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from tests.references.similarity import cosine, nearest
+from torchreid_spectral.rerank import build_reranker
+
+
+class Case(NamedTuple):
+    """A re-ranker as the tests below build it; ``repairs``: it does something to the order."""
+
+    name: str
+    options: dict[str, Any]
+    repairs: bool = True
+
+
+CASES = [
+    Case("none", {}, repairs=False),
+    Case("local_blurring", {"k": 8, "temperature": 0.1}),
+    Case("local_blurring", {"k": 6, "temperature": 0.2, "steps": 3}),
+]
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.options}")
+
+
+def features(seed: int, *shape: int) -> np.ndarray:
+    """Draw positive features, as those behind a ReLU: no cosine below zero."""
+    return np.abs(np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
+
+
+def fitted(case: Case, gallery: Any, **kwargs: Any) -> Any:
+    reranker = build_reranker(case.name, **case.options)
+    reranker.fit(gallery, **kwargs)
+    return reranker
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 20, 100])
+def test_none_keeps_the_order(top_k: int) -> None:
+    query, gallery = features(0, 4, 6), features(1, 20, 6)
+    indices, distances = fitted(CASES[0], gallery).rank(query, top_k=top_k)
+    expected_indices, expected = nearest(1.0 - cosine(query, gallery), top_k)
+    np.testing.assert_array_equal(indices, expected_indices)
+    np.testing.assert_allclose(distances, expected, rtol=1e-6, atol=2e-7)
+
+
+def test_none_orders_ties_by_index() -> None:
+    gallery = np.eye(4, dtype=np.float32)[np.arange(40) % 4]
+    indices, _ = fitted(CASES[0], gallery).rank(np.eye(4, dtype=np.float32), top_k=12)
+    for q in range(4):
+        others = [j for j in range(40) if j % 4 != q]
+        assert indices[q].tolist() == [*range(q, 40, 4), *others[:2]]
+
+
+def corrupted_perfect_case() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Two identities of four images; each query looks most like one image of the other.
+
+    An image is its identity's axis plus something of its own; a query is its identity's axis plus
+    much of what is one wrong image's own. All the rest of the wrong identity is at a right angle.
+    """
+    own = np.eye(10, dtype=np.float32)
+    pids = np.repeat([0, 1], 4)
+    gallery = own[pids] + 0.5 * own[2:]
+    query = np.stack([own[0] + 2.2 * own[2 + 5], own[1] + 2.2 * own[2 + 1]])
+    return query, gallery, np.array([0, 1]), pids
+
+
+@every_case
+def test_corrupted_perfect_case_is_repaired(case: Case) -> None:
+    query, gallery, query_pids, pids = corrupted_perfect_case()
+    plain, _ = fitted(CASES[0], gallery).rank(query)
+    assert (pids[plain[:, 0]] != query_pids).all()
+    indices, _ = fitted(case, gallery).rank(query)
+    if case.repairs:
+        np.testing.assert_array_equal(pids[indices], [[0] * 4 + [1] * 4, [1] * 4 + [0] * 4])
+    else:
+        np.testing.assert_array_equal(indices, plain)
+
+
+@every_case
+def test_perfect_case_stays_perfect(case: Case) -> None:
+    _, gallery, query_pids, pids = corrupted_perfect_case()
+    query = np.eye(2, 10, dtype=np.float32)
+    indices, _ = fitted(case, gallery).rank(query)
+    np.testing.assert_array_equal(pids[indices[:, :4]], query_pids[:, None].repeat(4, 1))
+
+
+@every_case
+@pytest.mark.parametrize("top_k", [1, 3, 8, 25, 400])
+def test_shape_order_and_consistency(case: Case, top_k: int) -> None:
+    query, gallery = features(2, 5, 6), features(3, 25, 6)
+    reranker = fitted(case, gallery)
+    indices, distances = reranker.rank(query, top_k=top_k)
+    assert indices.shape == distances.shape == (5, min(top_k, 25))
+    assert np.issubdtype(indices.dtype, np.integer)
+    assert np.isfinite(distances).all()
+    assert (np.diff(distances, axis=1) >= 0).all()
+    assert all(len(set(row)) == len(row) for row in indices.tolist())
+    whole = reranker.rank(query, top_k=25)
+    np.testing.assert_array_equal(indices, whole[0][:, :top_k])
+    np.testing.assert_allclose(distances, whole[1][:, :top_k], rtol=1e-6, atol=1e-7)
+    matrix = reranker.distance_matrix(query)
+    assert matrix.shape == (5, 25)
+    picked = np.take_along_axis(matrix, indices, axis=1)
+    np.testing.assert_allclose(picked, distances, rtol=1e-6, atol=1e-7)
+
+
+@every_case
+def test_sorting_the_matrix_gives_the_ranking(case: Case) -> None:
+    query, gallery = features(4, 5, 6), features(5, 25, 6)
+    reranker = fitted(case, gallery)
+    order = np.argsort(reranker.distance_matrix(query), axis=1, kind="stable")
+    np.testing.assert_array_equal(order, reranker.rank(query, top_k=25)[0])
+
+
+@every_case
+def test_default_is_a_hundred(case: Case) -> None:
+    indices, distances = fitted(case, features(6, 130, 6)).rank(features(7, 2, 6))
+    assert indices.shape == distances.shape == (2, 100)
+
+
+@every_case
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_chunked_is_whole(case: Case, size: int) -> None:
+    query, gallery = features(8, 5, 6), features(9, 25, 6)
+    reranker = fitted(case, gallery)
+    whole = reranker.rank(query, top_k=25)
+    parts = [reranker.rank(query[i : i + size], top_k=25) for i in range(0, 5, size)]
+    np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), whole[0])
+    np.testing.assert_allclose(np.concatenate([part[1] for part in parts]), whole[1], atol=2e-6)
+    matrices = [reranker.distance_matrix(query[i : i + size]) for i in range(0, 5, size)]
+    expected = reranker.distance_matrix(query)
+    np.testing.assert_allclose(np.concatenate(matrices), expected, atol=2e-6)
+
+
+@every_case
+def test_order_of_the_gallery_does_not_matter(case: Case) -> None:
+    query, gallery = features(10, 5, 6), features(11, 25, 6)
+    perm = np.random.default_rng(0).permutation(25)
+    indices, distances = fitted(case, gallery).rank(query, top_k=25)
+    shuffled, shuffled_distances = fitted(case, gallery[perm]).rank(query, top_k=25)
+    np.testing.assert_array_equal(perm[shuffled], indices)
+    np.testing.assert_allclose(shuffled_distances, distances, atol=2e-6)
+
+
+@every_case
+def test_one_query(case: Case) -> None:
+    query, gallery = features(12, 1, 6), features(13, 25, 6)
+    reranker = fitted(case, gallery)
+    indices, _ = reranker.rank(query, top_k=7)
+    assert indices.shape == (1, 7)
+    assert reranker.distance_matrix(query).shape == (1, 25)
+
+
+@every_case
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_gallery_smaller_than_k(case: Case, size: int) -> None:
+    query, gallery = features(14, 3, 6), features(15, size, 6)
+    indices, distances = fitted(case, gallery).rank(query, top_k=10)
+    assert np.sort(indices, axis=1).tolist() == [list(range(size))] * 3
+    assert np.isfinite(distances).all()
+
+
+@every_case
+def test_inputs_are_left_alone(case: Case) -> None:
+    query, gallery, camids = features(16, 3, 6), features(17, 25, 6), np.arange(25) % 3
+    before = query.copy(), gallery.copy(), camids.copy()
+    reranker = fitted(case, gallery, camids=camids)
+    reranker.rank(query)
+    reranker.distance_matrix(query)
+    for array, copy in zip((query, gallery, camids), before):
+        np.testing.assert_array_equal(array, copy)
+
+
+@every_case
+def test_answers_twice_and_fits_again(case: Case) -> None:
+    query, gallery = features(18, 3, 6), features(19, 25, 6)
+    reranker = fitted(case, gallery)
+    first, second = reranker.rank(query), reranker.rank(query)
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+    reranker.fit(gallery[:9])
+    expected = fitted(case, gallery[:9]).rank(query)
+    np.testing.assert_array_equal(reranker.rank(query)[0], expected[0])
+
+
+@every_case
+@pytest.mark.parametrize("gallery_kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("query_kind", [np.asarray, torch.from_numpy])
+def test_answer_is_of_the_query_s_kind(case: Case, query_kind: Any, gallery_kind: Any) -> None:
+    query, gallery = features(20, 3, 6), features(21, 25, 6)
+    reranker = fitted(case, gallery_kind(gallery))
+    indices, distances = reranker.rank(query_kind(query), top_k=25)
+    matrix = reranker.distance_matrix(query_kind(query))
+    kind = torch.Tensor if query_kind is torch.from_numpy else np.ndarray
+    for answer in (indices, distances, matrix):
+        assert isinstance(answer, kind)
+    expected = fitted(case, gallery).rank(query, top_k=25)
+    np.testing.assert_array_equal(np.asarray(indices), expected[0])
+    np.testing.assert_allclose(np.asarray(distances), expected[1], rtol=1e-6, atol=1e-7)
+
+
+@every_case
+def test_zero_vectors_and_duplicates(case: Case) -> None:
+    query, gallery = features(22, 3, 6), features(23, 12, 6)
+    gallery[4] = 0
+    gallery[7] = gallery[2]
+    query[1] = 0
+    indices, distances = fitted(case, gallery).rank(query)
+    assert np.sort(indices, axis=1).tolist() == [list(range(12))] * 3
+    assert np.isfinite(distances).all()
+
+
+def test_rejects_name() -> None:
+    with pytest.raises(ValueError, match="local_blurring"):
+        build_reranker("no_such_reranker")

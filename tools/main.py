@@ -1,0 +1,254 @@
+"""Train and test: the command line of torchreid's scripts/main.py, with the plugin's configs.
+
+Example:
+    python tools/main.py --config-file configs/spectral_demo.yaml
+    python tools/main.py --config-file configs/spectral_market1501.yaml --root reid-data \
+        train.seed 2 test.rerank True
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from torchreid_spectral.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit status: 0, or 2 where the user can mend something.
+    """
+    args = parse(argv)
+    try:
+        run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--config-file", default="", help="path to config file")
+    parser.add_argument("-s", "--sources", nargs="+", help="source datasets, by space")
+    parser.add_argument("-t", "--targets", nargs="+", help="target datasets, by space")
+    parser.add_argument("--transforms", nargs="+", help="data augmentation")
+    parser.add_argument("--root", default="", help="folder that holds the datasets")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options, KEY VALUE ...")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> Any:
+    """Train and test as the config says.
+
+    Returns:
+        The test's metrics, or None if no test was run.
+    """
+    cfg = effective_config(args)
+    # Imported late: a wrong key is reported in half a second.
+    import torch
+
+    import torchreid_spectral as ts
+    from torchreid_spectral import _compat
+    from torchreid_spectral.config import build
+    from torchreid_spectral.data.catalog import check_available
+
+    warnings.filterwarnings("ignore", message="Cython evaluation", category=UserWarning)
+    ts.register()
+    cfg.use_gpu = cfg.use_gpu and torch.cuda.is_available()
+    build.check_config(cfg)
+    check_available(cfg.data.root, {*cfg.data.sources, *cfg.data.targets}, cfg.data.type)
+    torchreid = _compat.load()
+    torchreid.utils.set_random_seed(cfg.train.seed)
+    if cfg.use_gpu:
+        torch.backends.cudnn.benchmark = True
+    kind = "test" if cfg.test.evaluate else "train"
+    log = Path(cfg.data.save_dir) / f"{kind}.log{time.strftime('-%Y-%m-%d-%H-%M-%S')}"
+    with tee(log), build.active_defaults(cfg):
+        print(f"Show configuration\n{cfg}\n")
+        engine = assemble(cfg)
+        result = engine.run(**build.run_kwargs(cfg))
+        if result is not None:
+            print(table(result))
+    return result
+
+
+def effective_config(args: argparse.Namespace) -> Any:
+    """Merge defaults, file and command line, in torchreid's order."""
+    from torchreid_spectral.config import get_default_config, merge_file, merge_options
+
+    cfg = get_default_config()
+    if args.config_file:
+        merge_file(cfg, args.config_file)
+    if args.root:
+        cfg.data.root = args.root
+    for name in ("sources", "targets", "transforms"):
+        if getattr(args, name):
+            setattr(cfg.data, name, getattr(args, name))
+    merge_options(cfg, args.opts)
+    return cfg
+
+
+def assemble(cfg: Any) -> Any:
+    """Build data, model, optimiser, schedule and engine, drawing random numbers as torchreid."""
+    from torchreid_spectral import _compat
+    from torchreid_spectral.config import build
+
+    torchreid = _compat.load()
+    datamanager = load_data(cfg)
+    print(f"Building model: {cfg.model.name}")
+    model = build_network(cfg, datamanager.num_train_pids)
+    size = (1, 3, cfg.data.height, cfg.data.width)
+    num_params, flops = torchreid.utils.compute_model_complexity(model, size)
+    print(f"Model complexity: params={num_params:,} flops={flops:,}")
+    if cfg.model.load_weights:
+        require_file("model.load_weights", cfg.model.load_weights)
+        torchreid.utils.load_pretrained_weights(model, cfg.model.load_weights)
+    if cfg.use_gpu:
+        model = to_gpu(model)
+    optimizer = build.build_optimizer(cfg, model)
+    scheduler = build.build_scheduler(cfg, optimizer)
+    if cfg.model.resume:
+        require_file("model.resume", cfg.model.resume)
+        cfg.train.start_epoch = torchreid.utils.resume_from_checkpoint(
+            cfg.model.resume, model, optimizer=optimizer, scheduler=scheduler
+        )
+    print(f"Building {cfg.loss.name}-engine for {cfg.data.type}-reid")
+    record = {"config": to_dict(cfg), "seed": cfg.train.seed}
+    return build.build_engine(cfg, datamanager, model, optimizer, scheduler, record=record)
+
+
+def load_data(cfg: Any) -> Any:
+    """Build the data manager; what torchreid misses in a dataset becomes one clear message."""
+    from torchreid_spectral.config import build
+    from torchreid_spectral.data.catalog import missing_message
+
+    try:
+        return build.build_datamanager(cfg)
+    except RuntimeError as error:
+        if "is not found" not in str(error):
+            raise
+        names = [*cfg.data.sources, *cfg.data.targets]
+        folders = {name: folder_of(name, cfg.data.type) for name in names}
+        guilty = [name for name, folder in folders.items() if f"/{folder}" in str(error)]
+        name = (guilty or names)[0]
+        raise InputError(
+            missing_message(name, cfg.data.root, folders[name], str(error))
+        ) from error
+
+
+def folder_of(name: str, kind: str) -> str:
+    """Give the folder that torchreid reads a dataset from."""
+    from torchreid_spectral import _compat
+
+    return str(getattr(_compat.dataset_tables()[kind][name], "dataset_dir", None) or name)
+
+
+def build_network(cfg: Any, num_classes: int) -> Any:
+    """Build the model; a failed download of its first weights becomes a clear message."""
+    from urllib.error import URLError
+
+    import torchreid_spectral as ts
+
+    try:
+        return ts.build_model(
+            cfg.model.name,
+            num_classes,
+            loss=cfg.loss.name,
+            pretrained=cfg.model.pretrained,
+            use_gpu=cfg.use_gpu,
+        )
+    except (URLError, ConnectionError, TimeoutError) as error:
+        raise InputError(
+            f"The ImageNet weights of {cfg.model.name} could not be downloaded ({error}). Start "
+            "from a file with model.pretrained False model.load_weights FILE, or from random "
+            "weights with model.pretrained False."
+        ) from error
+
+
+def to_gpu(model: Any) -> Any:
+    """Wrap as torchreid does; a spectral model stays on one GPU, so that its graph is whole."""
+    import torch
+
+    from torchreid_spectral.models import SpectralNet
+
+    count = torch.cuda.device_count()
+    devices = list(range(count))
+    if isinstance(model, SpectralNet) and count > 1:
+        print(f"The graph spans the whole batch: using 1 of {count} GPUs.")
+        devices = [0]
+    return torch.nn.DataParallel(model, device_ids=devices).cuda()
+
+
+def require_file(key: str, path: str) -> None:
+    """Stop where torchreid would only warn and go on with other weights."""
+    if not Path(path).expanduser().is_file():
+        raise InputError(f"{key} names a file that does not exist: {path}")
+
+
+def to_dict(node: Any) -> Any:
+    """Turn a config into plain dictionaries."""
+    return {name: to_dict(value) if hasattr(value, "items") else value for name, value in
+            node.items()}
+
+
+def table(result: Any) -> str:
+    """Show the metrics of all views side by side."""
+    lines = [f"{'dataset':<24}{'post-processing':<20}{'mAP':>7}{'R1':>7}{'R5':>7}{'R10':>7}"]
+    for name, views in result.datasets.items():
+        for view, metrics in views.items():
+            figures = [metrics.mAP, *(metrics.rank(k) for k in (1, 5, 10))]
+            lines.append(f"{name:<24}{view:<20}" + "".join(f"{100 * f:7.1f}" for f in figures))
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def tee(path: Path) -> Iterator[None]:
+    """Write standard output to a file too."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"data.save_dir {path.parent} cannot be written: {error}") from error
+    with file, contextlib.redirect_stdout(Tee(sys.stdout, file)):  # type: ignore[type-var]
+        yield
+
+
+class Tee:
+    """A stream that writes to two."""
+
+    def __init__(self, console: TextIO, file: TextIO) -> None:
+        self.console, self.file = console, file
+
+    def write(self, text: str) -> int:
+        """Write to both."""
+        self.file.write(text)
+        return self.console.write(text)
+
+    def flush(self) -> None:
+        """Flush both."""
+        self.console.flush()
+        self.file.flush()
+
+    def isatty(self) -> bool:
+        """Tell whether the console is a terminal."""
+        return self.console.isatty()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,83 @@
+"""Run any torchreid script, unedited, with the plugin registered.
+
+``python -m torchreid_spectral [--set NAME=VALUE ...] SCRIPT [ARGS ...]``
+
+``--set`` gives options of spectral models that the script has no place for, such as
+``--set temperature=0.05``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.registry import model_defaults, register
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Register the plugin and run the script in this process.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit status: 2 where the command line is wrong, else the script's own way out.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m torchreid_spectral", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of spectral models, e.g. temperature=0.05; may be repeated",
+    )
+    parser.add_argument("script", help="any script of torchreid, e.g. scripts/main.py")
+    parser.add_argument("args", nargs=argparse.REMAINDER, help="what the script takes")
+    given = parser.parse_args(argv)
+    try:
+        script = Path(given.script)
+        if not script.is_file():
+            raise InputError(f"There is no script {given.script!r}.")
+        options = dict(_option(text) for text in given.set)
+        register()
+        with model_defaults(**options):
+            _run(script, given.args)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set takes NAME=VALUE, got {text!r}.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _run(script: Path, args: Sequence[str]) -> None:
+    """Run as ``python SCRIPT ARGS`` would: its folder first on the path, its own argv."""
+    before = sys.argv, sys.path[:]
+    sys.argv = [str(script), *args]
+    sys.path.insert(0, str(script.resolve().parent))
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv, sys.path[:] = before
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,313 @@
+"""From a config to objects: the only module that knows both sides.
+
+The ``*_kwargs`` functions hand library classes plain arguments, so that these never see a config.
+The keys of torchreid are mapped as torchreid's own script maps them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from torchreid_spectral import _compat, registry
+from torchreid_spectral.data.datasets import synthetic_defaults
+from torchreid_spectral.data.synthetic import SyntheticSpec
+from torchreid_spectral.engine import image as engines
+from torchreid_spectral.engine.base import METRIC_NAMES
+from torchreid_spectral.engine.schedulers import warmup_defaults
+from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.losses.registry import METRIC_LOSSES, build_id_loss
+from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
+
+__all__ = [
+    "active_defaults",
+    "build_datamanager",
+    "build_engine",
+    "build_optimizer",
+    "build_rerank",
+    "build_scheduler",
+    "check_config",
+    "run_kwargs",
+]
+
+LOSS_NAMES = ("softmax", "triplet", "spectral")
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Check names and combinations before anything is loaded.
+
+    Args:
+        cfg: The effective config.
+
+    Raises:
+        InputError: If something does not fit.
+        UnknownNameError: If a model, loss, re-ranker or distance is not known.
+    """
+    for kind, name, known in (
+        ("model", cfg.model.name, {*_compat.model_factory(), *registry.list_models()}),
+        ("loss.name", cfg.loss.name, LOSS_NAMES),
+        ("re-ranker", cfg.rerank.method, RERANKERS),
+        ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),
+        ("data.type", cfg.data.type, ("image", "video")),
+    ):
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
+    if cfg.loss.spectral.metric and cfg.loss.spectral.metric not in METRIC_LOSSES:
+        raise UnknownNameError("metric loss", cfg.loss.spectral.metric, METRIC_LOSSES)
+    spectral_model = cfg.model.name.startswith(registry.PREFIX)
+    if cfg.loss.name == "spectral" and (not spectral_model or cfg.data.type == "video"):
+        raise InputError(
+            f"loss.name spectral trains image models named spectral_*, got model.name "
+            f"{cfg.model.name} and data.type {cfg.data.type}. Use model.name "
+            f"{registry.PREFIX}{cfg.model.name.removeprefix(registry.PREFIX)}, or loss.name "
+            "softmax."
+        )
+    if cfg.loss.name == "triplet" and cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch:
+        raise InputError(
+            "train.fixbase_epoch trains the classifier alone, but loss.triplet.weight_x is 0 and "
+            "leaves it out of the loss. Set train.fixbase_epoch 0 or a weight_x above 0."
+        )
+    if cfg.test.visrank and not cfg.test.evaluate:
+        raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
+
+
+@contextmanager
+def active_defaults(cfg: CfgNode) -> Iterator[None]:
+    """Make the config's own groups the defaults of what torchreid builds inside the block.
+
+    Args:
+        cfg: The effective config.
+
+    Yields:
+        Nothing.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(registry.model_defaults(**_model_options(cfg)))
+        stack.enter_context(synthetic_defaults(SyntheticSpec(**cfg.synthetic)))
+        stack.enter_context(
+            warmup_defaults(
+                warmup_epochs=cfg.train.warmup_epochs, warmup_factor=cfg.train.warmup_factor
+            )
+        )
+        yield
+
+
+def build_datamanager(cfg: CfgNode) -> Any:  # noqa: ANN401 (torchreid's)
+    """Build torchreid's data manager.
+
+    Args:
+        cfg: The effective config.
+
+    Returns:
+        ``ImageDataManager`` or ``VideoDataManager``.
+    """
+    data = _compat.load().data
+    shared = {
+        "root": cfg.data.root,
+        "sources": cfg.data.sources,
+        "targets": cfg.data.targets,
+        "height": cfg.data.height,
+        "width": cfg.data.width,
+        "transforms": cfg.data.transforms,
+        "norm_mean": cfg.data.norm_mean,
+        "norm_std": cfg.data.norm_std,
+        "use_gpu": cfg.use_gpu,
+        "split_id": cfg.data.split_id,
+        "combineall": cfg.data.combineall,
+        "batch_size_train": cfg.train.batch_size,
+        "batch_size_test": cfg.test.batch_size,
+        "workers": cfg.data.workers,
+        "num_instances": cfg.sampler.num_instances,
+        "num_cams": cfg.sampler.num_cams,
+        "num_datasets": cfg.sampler.num_datasets,
+        "train_sampler": cfg.sampler.train_sampler,
+    }
+    if cfg.data.type == "video":
+        return data.VideoDataManager(
+            **shared, seq_len=cfg.video.seq_len, sample_method=cfg.video.sample_method
+        )
+    return data.ImageDataManager(
+        **shared,
+        k_tfm=cfg.data.k_tfm,
+        load_train_targets=cfg.data.load_train_targets,
+        train_sampler_t=cfg.sampler.train_sampler_t,
+        cuhk03_labeled=cfg.cuhk03.labeled_images,
+        cuhk03_classic_split=cfg.cuhk03.classic_split,
+        market1501_500k=cfg.market1501.use_500k_distractors,
+    )
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build torchreid's optimiser.
+
+    Args:
+        cfg: The effective config.
+        model: What to train.
+
+    Returns:
+        The optimiser.
+    """
+    optimizer: torch.optim.Optimizer = _compat.load().optim.build_optimizer(
+        model,
+        optim=cfg.train.optim,
+        lr=cfg.train.lr,
+        weight_decay=cfg.train.weight_decay,
+        momentum=cfg.sgd.momentum,
+        sgd_dampening=cfg.sgd.dampening,
+        sgd_nesterov=cfg.sgd.nesterov,
+        rmsprop_alpha=cfg.rmsprop.alpha,
+        adam_beta1=cfg.adam.beta1,
+        adam_beta2=cfg.adam.beta2,
+        staged_lr=cfg.train.staged_lr,
+        new_layers=cfg.train.new_layers,
+        base_lr_mult=cfg.train.base_lr_mult,
+    )
+    return optimizer
+
+
+def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:  # noqa: ANN401
+    """Build the learning-rate schedule.
+
+    Args:
+        cfg: The effective config.
+        optimizer: What to schedule.
+
+    Returns:
+        The scheduler.
+    """
+    return _compat.load().optim.build_lr_scheduler(
+        optimizer,
+        lr_scheduler=cfg.train.lr_scheduler,
+        stepsize=cfg.train.stepsize,
+        gamma=cfg.train.gamma,
+        max_epoch=cfg.train.max_epoch,
+    )
+
+
+def build_rerank(cfg: CfgNode) -> Reranker:
+    """Build the configured re-ranker.
+
+    Args:
+        cfg: The effective config.
+
+    Returns:
+        The re-ranker, with those options of the group ``rerank`` that it has.
+    """
+    known = inspect.signature(RERANKERS[cfg.rerank.method]).parameters
+    options = {name: value for name, value in cfg.rerank.items() if name in known}
+    if "metric" in known:
+        options["metric"] = METRIC_NAMES[cfg.test.dist_metric]
+    return build_reranker(cfg.rerank.method, **options)
+
+
+def build_engine(
+    cfg: CfgNode,
+    datamanager: Any,  # noqa: ANN401
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,  # noqa: ANN401
+    **reporting: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Build the engine: torchreid's for its losses, ours for ``loss.name spectral``.
+
+    Args:
+        cfg: The effective config.
+        datamanager: Of :func:`build_datamanager`.
+        model: What to train.
+        optimizer: Of :func:`build_optimizer`.
+        scheduler: Of :func:`build_scheduler`.
+        **reporting: See :class:`~torchreid_spectral.engine.base.ReportingMixin`.
+
+    Returns:
+        An engine with torchreid's interface that returns and saves its metrics.
+    """
+    parts = {
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "use_gpu": cfg.use_gpu,
+        "reranker": build_rerank(cfg) if cfg.test.rerank else None,
+        "reranker_name": cfg.rerank.method,
+        "picture_queries": cfg.report.ranked_lists,
+        **reporting,
+    }
+    if cfg.loss.name == "spectral":
+        return engines.ImageSpectralEngine(datamanager, model, **parts, **_spectral_loss(cfg))
+    parts["label_smooth"] = cfg.loss.softmax.label_smooth
+    video = cfg.data.type == "video"
+    if video:
+        parts["pooling_method"] = cfg.video.pooling_method
+    if cfg.loss.name == "softmax":
+        kind: Any = (
+            engines.VideoSoftmaxReportingEngine if video else engines.ImageSoftmaxReportingEngine
+        )
+        return kind(datamanager, model, **parts)
+    kind = engines.VideoTripletReportingEngine if video else engines.ImageTripletReportingEngine
+    return kind(
+        datamanager,
+        model,
+        margin=cfg.loss.triplet.margin,
+        weight_t=cfg.loss.triplet.weight_t,
+        weight_x=cfg.loss.triplet.weight_x,
+        **parts,
+    )
+
+
+def run_kwargs(cfg: CfgNode) -> dict[str, Any]:
+    """Give the arguments of the engine's ``run``.
+
+    Args:
+        cfg: The effective config.
+
+    Returns:
+        Keyword arguments.
+    """
+    return {
+        "save_dir": cfg.data.save_dir,
+        "max_epoch": cfg.train.max_epoch,
+        "start_epoch": cfg.train.start_epoch,
+        "fixbase_epoch": cfg.train.fixbase_epoch,
+        "open_layers": cfg.train.open_layers,
+        "start_eval": cfg.test.start_eval,
+        "eval_freq": cfg.test.eval_freq,
+        "test_only": cfg.test.evaluate,
+        "print_freq": cfg.train.print_freq,
+        "dist_metric": cfg.test.dist_metric,
+        "normalize_feature": cfg.test.normalize_feature,
+        "visrank": cfg.test.visrank,
+        "visrank_topk": cfg.test.visrank_topk,
+        "use_metric_cuhk03": cfg.cuhk03.use_metric_cuhk03,
+        "ranks": cfg.test.ranks,
+        "rerank": cfg.test.rerank,
+    }
+
+
+def _model_options(cfg: CfgNode) -> dict[str, Any]:
+    options = dict(cfg.spectral)
+    options["top_k"] = options["top_k"] or None
+    options["last_stride"] = options["last_stride"] or None
+    return options
+
+
+def _spectral_loss(cfg: CfgNode) -> dict[str, Any]:
+    group = cfg.loss.spectral
+    if group.id == "am_softmax":
+        options = dict(cfg.loss.am_softmax)
+    else:
+        smoothing = 0.1 if cfg.loss.softmax.label_smooth else 0.0
+        options = {"scale": cfg.loss.softmax.scale, "label_smoothing": smoothing}
+    metric = None
+    if group.metric == "triplet":
+        metric = _compat.load().losses.TripletLoss(margin=cfg.loss.triplet.margin)
+    return {
+        "id_loss": build_id_loss(group.id, **options),
+        "weight": group.weight,
+        "weight_walked": group.weight_walked,
+        "metric_loss": metric,
+        "weight_metric": group.weight_metric,
+    }

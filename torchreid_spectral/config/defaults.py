@@ -1,0 +1,238 @@
+"""All config keys with their defaults: torchreid's, unchanged, and this plugin's.
+
+torchreid's own YAML files are valid here. A key that is not listed is an error that names the
+nearest ones.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from torchreid_spectral.errors import InputError, UnknownNameError
+
+__all__ = ["get_default_config", "merge_file", "merge_options"]
+
+# Keys and values of torchreid's scripts/default_config.py.
+_TORCHREID: dict[str, Any] = {
+    "use_gpu": True,
+    "model": {"name": "resnet50", "pretrained": True, "load_weights": "", "resume": ""},
+    "data": {
+        "type": "image",
+        "root": "reid-data",
+        "sources": ["market1501"],
+        "targets": ["market1501"],
+        "workers": 4,
+        "split_id": 0,
+        "height": 256,
+        "width": 128,
+        "combineall": False,
+        "transforms": ["random_flip"],
+        "k_tfm": 1,
+        "norm_mean": [0.485, 0.456, 0.406],
+        "norm_std": [0.229, 0.224, 0.225],
+        "save_dir": "log",
+        "load_train_targets": False,
+    },
+    "market1501": {"use_500k_distractors": False},
+    "cuhk03": {"labeled_images": False, "classic_split": False, "use_metric_cuhk03": False},
+    "sampler": {
+        "train_sampler": "RandomSampler",
+        "train_sampler_t": "RandomSampler",
+        "num_instances": 4,
+        "num_cams": 1,
+        "num_datasets": 1,
+    },
+    "video": {"seq_len": 15, "sample_method": "evenly", "pooling_method": "avg"},
+    "train": {
+        "optim": "adam",
+        "lr": 0.0003,
+        "weight_decay": 5e-4,
+        "max_epoch": 60,
+        "start_epoch": 0,
+        "batch_size": 32,
+        "fixbase_epoch": 0,
+        "open_layers": ["classifier"],
+        "staged_lr": False,
+        "new_layers": ["classifier"],
+        "base_lr_mult": 0.1,
+        "lr_scheduler": "single_step",
+        "stepsize": [20],
+        "gamma": 0.1,
+        "print_freq": 20,
+        "seed": 1,
+    },
+    "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False},
+    "rmsprop": {"alpha": 0.99},
+    "adam": {"beta1": 0.9, "beta2": 0.999},
+    "loss": {
+        "name": "softmax",
+        "softmax": {"label_smooth": True},
+        "triplet": {"margin": 0.3, "weight_t": 1.0, "weight_x": 0.0},
+    },
+    "test": {
+        "batch_size": 100,
+        "dist_metric": "euclidean",
+        "normalize_feature": False,
+        "ranks": [1, 5, 10, 20],
+        "evaluate": False,
+        "eval_freq": -1,
+        "start_eval": 0,
+        "rerank": False,
+        "visrank": False,
+        "visrank_topk": 10,
+    },
+}
+
+_SPECTRAL: dict[str, Any] = {
+    # The walk and the head of spectral_* models; top_k 0 keeps all, last_stride 0 leaves torchreid's.
+    "spectral": {
+        "temperature": 0.1,
+        "learn_temperature": False,
+        "steps": 1,
+        "restart": 0.0,
+        "self_loops": True,
+        "top_k": 0,
+        "detach_transition": False,
+        "supervision": "both",
+        "bottleneck_dim": 512,
+        "activation": "prelu",
+        "scale": 15.0,
+        "last_stride": 1,
+        "test_feature": "pooled",
+    },
+    "loss": {
+        # loss.name spectral: an identity loss on X and X', a metric loss on X ('' for none).
+        "spectral": {
+            "id": "am_softmax",
+            "metric": "",
+            "weight": 1.0,
+            "weight_walked": 1.0,
+            "weight_metric": 1.0,
+        },
+        "am_softmax": {"margin": 0.3, "scale": 15.0},
+        "softmax": {"scale": 15.0},
+    },
+    "train": {"warmup_epochs": 20, "warmup_factor": 0.01},
+    # test.rerank switches it on; options that a method does not have are not handed to it.
+    "rerank": {
+        "method": "k_reciprocal",
+        "k": 50,
+        "temperature": 0.1,
+        "steps": 1,
+        "k1": 20,
+        "k2": 6,
+        "lambda_value": 0.3,
+    },
+    # The embedded dataset synthetic_pedestrians.
+    "synthetic": {
+        "num_train_ids": 100,
+        "num_test_ids": 100,
+        "num_cameras": 4,
+        "images_per_id": 16,
+        "height": 128,
+        "width": 64,
+        "seed": 0,
+    },
+    # Queries drawn with their ranked lists after the final test; 0 for none.
+    "report": {"ranked_lists": 0},
+}
+
+
+def get_default_config() -> CfgNode:
+    """Give a fresh config with all defaults.
+
+    Returns:
+        A yacs node.
+    """
+    return CfgNode(_merged(copy.deepcopy(_TORCHREID), _SPECTRAL))
+
+
+def merge_file(cfg: CfgNode, path: str | Path) -> None:
+    """Merge a YAML file into a config.
+
+    Args:
+        cfg: Changed in place.
+        path: The file.
+
+    Raises:
+        InputError: If the file cannot be read, or a key or the type of a value is wrong.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"--config-file {path} does not exist.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--config-file {path} is not readable YAML: {error}") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"--config-file {path} must hold keys and values at its top level.")
+    for key, value in _leaves(content):
+        _set(cfg, key, value)
+
+
+def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
+    """Merge ``KEY VALUE`` pairs of a command line into a config.
+
+    Args:
+        cfg: Changed in place.
+        options: For instance ``["train.lr", "0.01"]``.
+
+    Raises:
+        InputError: If a value is missing, or a key or the type of a value is wrong.
+    """
+    if len(options) % 2:
+        raise InputError(f"Config options come in pairs KEY VALUE; {options[-1]!r} has no value.")
+    for key, text in zip(options[::2], options[1::2]):
+        _set(cfg, key, CfgNode._decode_cfg_value(text))
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
+    known = dict(_leaves(cfg))
+    if key not in known:
+        raise UnknownNameError("config key", key, known)
+    default = known[key]
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(default, list) and isinstance(value, (str, tuple)):
+        value = [value] if isinstance(value, str) else list(value)
+    if isinstance(default, float) and isinstance(value, str):
+        value = _number(value)  # YAML reads 5e-4 as text
+    if type(value) is not type(default):
+        raise InputError(
+            f"Config key {key} takes {type(default).__name__} (default {default!r}), got "
+            f"{value!r}."
+        )
+    *path, last = key.split(".")
+    node = cfg
+    for name in path:
+        node = node[name]
+    node[last] = value
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _merged(base: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in more.items():
+        if isinstance(value, Mapping):
+            base[name] = _merged(base.get(name, {}), value)
+        else:
+            base[name] = value
+    return base

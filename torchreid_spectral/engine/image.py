@@ -1,0 +1,158 @@
+"""The engine of the spectral method, and torchreid's own image engines with reporting.
+
+Source: C. Luo, Y. Chen, N. Wang, Z. Zhang, *Spectral Feature Transformation for Person
+Re-identification*, ICCV 2019.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreid_spectral import _compat
+from torchreid_spectral.engine.base import ReportingMixin
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional import escape_probability, transition_matrix
+from torchreid_spectral.losses import AMSoftmaxLoss, DeepSupervisionLoss
+from torchreid_spectral.models import SpectralNet
+
+__all__ = ["ImageSoftmaxReportingEngine", "ImageSpectralEngine", "ImageTripletReportingEngine"]
+
+_engines: Any = _compat.load().engine
+
+
+class ImageSoftmaxReportingEngine(ReportingMixin, _engines.ImageSoftmaxEngine):
+    """torchreid's ``ImageSoftmaxEngine``; same losses, results returned and saved."""
+
+
+class ImageTripletReportingEngine(ReportingMixin, _engines.ImageTripletEngine):
+    """torchreid's ``ImageTripletEngine``; same losses, results returned and saved."""
+
+
+class VideoSoftmaxReportingEngine(ReportingMixin, _engines.VideoSoftmaxEngine):
+    """torchreid's ``VideoSoftmaxEngine``; same losses, results returned and saved."""
+
+
+class VideoTripletReportingEngine(ReportingMixin, _engines.VideoTripletEngine):
+    """torchreid's ``VideoTripletEngine``; same losses, results returned and saved."""
+
+
+class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc]
+    r"""Train a spectral model by random-walk deep supervision.
+
+    .. math:: L = w_0 \, \ell_{id}(X) + w_1 \, \ell_{id}(X') + w_m \, \ell_{metric}(X)
+
+    Beside the losses it logs the accuracy of both branches and the escape probability of the
+    batch graph: how likely a random step leads to another identity, which training should lower.
+
+    Args:
+        datamanager: ``torchreid.data.ImageDataManager``.
+        model: A spectral model built with ``loss="spectral"``.
+        optimizer: Of ``torchreid.optim.build_optimizer``.
+        scheduler: Stepped once an epoch; none if not given.
+        use_gpu: Use a GPU where there is one.
+        id_loss: Identity loss on cosines; AM-softmax with margin 0.3 and scale 15 by default.
+        weight: :math:`w_0`, of the identity loss on X.
+        weight_walked: :math:`w_1`, of the identity loss on X'.
+        metric_loss: Metric loss on X, or none.
+        weight_metric: :math:`w_m`.
+        **reporting: See :class:`~torchreid_spectral.engine.base.ReportingMixin`.
+
+    Raises:
+        InputError: If the model is not a spectral one built for this engine.
+    """
+
+    def __init__(
+        self,
+        datamanager: Any,  # noqa: ANN401
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any = None,  # noqa: ANN401
+        use_gpu: bool = True,
+        *,
+        id_loss: nn.Module | None = None,
+        weight: float = 1.0,
+        weight_walked: float = 1.0,
+        metric_loss: nn.Module | None = None,
+        weight_metric: float = 1.0,
+        **reporting: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(datamanager, use_gpu, **reporting)
+        network = model.module if isinstance(model, nn.DataParallel) else model
+        self.network = _checked(network)
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.register_model("model", model, optimizer, scheduler)
+        criterion = AMSoftmaxLoss() if id_loss is None else id_loss
+        self.criterion = DeepSupervisionLoss(criterion, weight, weight_walked)
+        self.metric_loss, self.weight_metric = metric_loss, weight_metric
+
+    def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
+        """Take one training step.
+
+        Args:
+            data: A batch of torchreid's loader.
+
+        Returns:
+            Loss, its parts, accuracies in % and the escape probability.
+        """
+        images, pids = self.parse_data_for_train(data)
+        if self.use_gpu:
+            images, pids = images.cuda(non_blocking=True), pids.cuda(non_blocking=True)
+        outputs, features = self.model(images)
+        plain, walked = self._branches(outputs)
+        loss = id_loss = self.criterion(plain, walked, pids)
+        summary = {"loss_id": id_loss}
+        if self.metric_loss is not None:
+            parts = features if isinstance(features, (tuple, list)) else (features,)
+            metric = torch.stack([self.metric_loss(part, pids) for part in parts]).mean()
+            loss = loss + self.weight_metric * metric
+            summary["loss_metric"] = metric
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        summary |= {"loss": loss} | self._diagnose(plain, walked, features, pids)
+        return {name: value.item() for name, value in summary.items()}
+
+    def _branches(self, outputs: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: ANN401
+        """Split what the model gives into outputs before and after the walk."""
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        heads = self.network.heads
+        if heads[0].supervision == "walked":
+            return (), outputs
+        return outputs[: len(heads)], outputs[len(heads) :]
+
+    @torch.no_grad()
+    def _diagnose(
+        self,
+        plain: tuple[Tensor, ...],
+        walked: tuple[Tensor, ...],
+        features: Any,  # noqa: ANN401
+        pids: Tensor,
+    ) -> dict[str, Tensor]:
+        accuracy = _compat.load().metrics.accuracy
+        feature = features[0] if isinstance(features, (tuple, list)) else features
+        temperature = self.network.heads[0].walk.temperature
+        graph = transition_matrix(feature.detach().float(), temperature)
+        found = {"escape": escape_probability(graph, pids)}
+        if plain:
+            found["acc"] = accuracy(plain[0], pids)[0]
+        if walked:
+            found["acc_walked"] = accuracy(walked[0], pids)[0]
+        return found
+
+
+def _checked(network: nn.Module) -> SpectralNet:
+    if not isinstance(network, SpectralNet):
+        raise InputError(
+            f"loss.name spectral needs a spectral model, got {type(network).__name__}: its "
+            "classifier gives no cosines for a margin. Use model.name spectral_<name>, or "
+            "loss.name softmax."
+        )
+    if network.contract != "spectral":
+        raise InputError(
+            f"ImageSpectralEngine needs a model built with loss='spectral', got one built with "
+            f"loss={network.contract!r}."
+        )
+    return network

@@ -1,0 +1,119 @@
+"""What a test gives back, and how it is saved."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torchreid_spectral.evaluation import RankingMetrics
+
+__all__ = ["TestResult", "provenance", "write_json"]
+
+PLAIN = "none"
+_VERSIONS_OF = ("torchreid-spectral", "torch", "torchvision", "torchreid", "numpy")
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """Metrics of each test set, without and with post-processing.
+
+    Args:
+        datasets: Dataset to view to metrics; the view ``none`` is the plain distance.
+        seconds: What took how long.
+    """
+
+    __test__ = False  # not a test of pytest's
+
+    datasets: Mapping[str, Mapping[str, RankingMetrics]]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __float__(self) -> float:
+        """Give rank-1 of the last dataset without post-processing, as torchreid's ``test``."""
+        return self.datasets[list(self.datasets)[-1]][PLAIN].rank(1)
+
+    def as_dict(self, ranks: Sequence[int] = (1, 5, 10, 20)) -> dict[str, Any]:
+        """Give plain numbers.
+
+        Args:
+            ranks: Ranks of the CMC to give.
+
+        Returns:
+            ``{dataset: {view: {"mAP": ..., "rank-1": ..., ...}}}``, shares in [0, 1].
+        """
+        return {
+            name: {view: _numbers(metrics, ranks) for view, metrics in views.items()}
+            for name, views in self.datasets.items()
+        }
+
+
+def _numbers(metrics: RankingMetrics, ranks: Sequence[int]) -> dict[str, float | int]:
+    return {
+        "mAP": metrics.mAP,
+        **{f"rank-{k}": metrics.rank(k) for k in ranks},
+        "queries": metrics.num_queries,
+        "valid_queries": metrics.num_valid,
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Say with what a result was made.
+
+    Returns:
+        Versions, commit of the source if it is a git checkout, Python and machine kind.
+    """
+    return {
+        "versions": {name: _version(name) for name in _VERSIONS_OF},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "commit": _commit(),
+    }
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write a JSON file, whole or not at all.
+
+    Args:
+        content: What to write.
+        path: Where; the folder is made if missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Name the commit of this source tree, with ``-dirty`` where it was changed."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None

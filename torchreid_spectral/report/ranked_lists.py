@@ -1,0 +1,107 @@
+"""Ranked lists of some queries before and after post-processing, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from torchreid_spectral.rerank import Reranker
+
+__all__ = ["draw_ranked_lists"]
+
+RIGHT, WRONG, QUERY, INK = (0, 114, 178), (213, 94, 0), (90, 90, 90), (20, 20, 20)
+SIZE, GAP, BORDER, LABEL, TITLE = (64, 128), 8, 4, 18, 130
+
+
+def draw_ranked_lists(
+    path: Path,
+    views: Mapping[str, Reranker],
+    features: Tensor,
+    query: Sequence[Any],
+    gallery: Sequence[Any],
+    *,
+    num_queries: int = 8,
+    top_k: int = 10,
+) -> None:
+    """Draw the top of the ranking of evenly spaced queries, a row for each view.
+
+    Right and wrong answers differ in colour (blue, orange) and in the sign under the image. As in
+    the protocol, images of the query's own identity and camera are left out.
+
+    Args:
+        path: Where the PNG goes; the folder is made if missing.
+        views: Name to fitted re-ranker; the rows of each query.
+        features: ``(Q, D)`` features of the queries.
+        query: Tuples ``(path, pid, camid, ...)``, one a query.
+        gallery: The same for the gallery.
+        num_queries: How many queries.
+        top_k: How many answers each.
+    """
+    chosen = np.unique(np.linspace(0, len(query) - 1, num_queries).astype(int))
+    orders = {name: _orders(method, features, chosen) for name, method in views.items()}
+    width = TITLE + (top_k + 1) * (SIZE[0] + GAP) + GAP
+    height = SIZE[1] + LABEL + GAP
+    canvas = Image.new("RGB", (width, height * len(chosen) * len(views) + GAP), "white")
+    row = 0
+    for position, index in enumerate(chosen):
+        for name in views:
+            answers = _answers(orders[name][position], query[index], gallery, top_k)
+            _draw_row(canvas, GAP + row * height, name, query[index], answers)
+            row += 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path)
+
+
+def _orders(method: Reranker, features: Tensor, chosen: Any) -> list[list[int]]:  # noqa: ANN401
+    """Rank all queries, as some methods treat them jointly, and keep the chosen ones."""
+    depth = min(len(method.gallery), 200)
+    indices, _ = method.rank(features, top_k=depth)
+    rows: list[list[int]] = indices[torch.as_tensor(chosen)].tolist()
+    return rows
+
+
+def _answers(
+    order: Sequence[int], query: Sequence[Any], gallery: Sequence[Any], top_k: int
+) -> list[tuple[str, bool]]:
+    """Give path and rightness of the nearest valid gallery images."""
+    _, pid, camid = query[:3]
+    found = (gallery[index][:3] for index in order)
+    valid = [(p, i == pid) for p, i, c in found if not (i == pid and c == camid)]
+    return valid[:top_k]
+
+
+def _draw_row(
+    canvas: Image.Image,
+    top: int,
+    name: str,
+    query: Sequence[Any],
+    answers: Sequence[tuple[str, bool]],
+) -> None:
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=13)
+    title = "plain distance" if name == "none" else name.replace("_", "\n")
+    pen.multiline_text((GAP, top + SIZE[1] // 2 - 8), title, fill=INK, font=font)
+    _paste(canvas, TITLE, top, query[0], QUERY, "query")
+    for rank, (path, right) in enumerate(answers, start=1):
+        left = TITLE + rank * (SIZE[0] + GAP)
+        colour, sign = (RIGHT, "✓") if right else (WRONG, "✗")
+        _paste(canvas, left, top, path, colour, f"{rank} {sign}")
+
+
+def _paste(
+    canvas: Image.Image, left: int, top: int, path: str, colour: tuple[int, int, int], label: str
+) -> None:
+    pen = ImageDraw.Draw(canvas)
+    right, bottom = left + SIZE[0], top + SIZE[1]
+    pen.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+    inner = (SIZE[0] - 2 * BORDER, SIZE[1] - 2 * BORDER)
+    with Image.open(path) as image:
+        canvas.paste(image.convert("RGB").resize(inner), (left + BORDER, top + BORDER))
+    font = ImageFont.load_default(size=13)
+    pen.text((left + BORDER, bottom + 1), label, fill=colour, font=font)
