@@ -238,7 +238,10 @@ class Tee:
     def write(self, text: str) -> int:
         """Write to both."""
         self.file.write(text)
-        return self.console.write(text)
+        written = self.console.write(text)
+        if "\n" in text:  # a log that is followed, or cut off, is whole to the last line
+            self.flush()
+        return written
 
     def flush(self) -> None:
         """Flush both."""

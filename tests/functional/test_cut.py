@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import TypeCheckError
+from jaxtyping import TypeCheckError, config
 from torch.autograd import gradcheck
 from torch.nn.functional import one_hot
 
@@ -35,6 +35,12 @@ def people(images: int = 8, noise: float = 0.2) -> torch.Tensor:
     g = torch.Generator().manual_seed(0)
     centers = torch.randn(16, 64, generator=g).abs().repeat_interleave(images, 0)
     return centers + noise * torch.randn(centers.shape, generator=g)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch the annotations off, as they are outside of tests."""
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
 
 
 def test_is_exported() -> None:
@@ -196,7 +202,7 @@ def test_cut_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(4).long(), torch.ones(2, 3), torch.ones(4, 2)])
-def test_cut_rejects_labels(labels: torch.Tensor) -> None:
+def test_cut_rejects_labels(labels: torch.Tensor, unchecked: None) -> None:
     with pytest.raises(ValueError, match="labels"):
         normalized_cut(torch.ones(3, 3), labels)
 
@@ -273,7 +279,7 @@ def test_inputs_are_left_alone() -> None:
     assert torch.equal(labels, before[1])
 
 
-def test_escape_rejects_labels() -> None:
+def test_escape_rejects_labels(unchecked: None) -> None:
     with pytest.raises(ValueError, match="labels"):
         escape_probability(torch.eye(3), torch.zeros(4, dtype=torch.int64))
 
@@ -283,3 +289,5 @@ def test_wrong_shapes_are_caught() -> None:
     for function in (normalized_cut, escape_probability):
         with pytest.raises(TypeCheckError):
             function(torch.ones(3, 4), labels)
+        with pytest.raises(TypeCheckError, match="labels"):
+            function(torch.ones(4, 4), labels)

@@ -45,7 +45,7 @@ def test_matches_reference_in_float32(temperature: float, self_loops: bool) -> N
     actual = transition_matrix(x, temperature=temperature, self_loops=self_loops)
     assert actual.dtype == torch.float32
     expected = reference.transition(x.numpy(), temperature, self_loops)
-    # the exponent, not the sum, is what float32 rounds: a cosine is off by 1e-7, its quotient by more
+    # float32 rounds the cosine by 1e-7, which the division by the temperature enlarges
     rtol = 1e-6 * max(1.0, 0.2 / temperature)
     torch.testing.assert_close(actual.double(), torch.from_numpy(expected), rtol=rtol, atol=1e-7)
 
@@ -75,7 +75,7 @@ def test_logits_of_any_size_do_not_overflow(self_loops: bool) -> None:
     torch.testing.assert_close(t.sum(1), torch.ones(5))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(2, 12),
@@ -161,7 +161,7 @@ def test_top_k_ties_go_to_the_lower_index(n: int) -> None:
     assert t[3].nonzero().flatten().tolist() == [0, 1]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(
     rows=st.lists(st.lists(st.integers(0, 2), min_size=6, max_size=6), min_size=6, max_size=6),
     self_loops=st.booleans(),
@@ -189,7 +189,8 @@ def test_top_k_of_everything_changes_nothing(self_loops: bool, top_k: int) -> No
 def test_gradcheck(self_loops: bool, top_k: int | None) -> None:
     x = features(8, 4, 4).requires_grad_()
     tau = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda x, tau: transition_matrix(x, tau, self_loops, top_k), (x, tau))
+    graph = {"self_loops": self_loops, "top_k": top_k}
+    assert gradcheck(lambda x, t: transition_matrix(x, t, **graph), (x, tau), fast_mode=True)
 
 
 def test_learned_temperature_equals_the_number() -> None:

@@ -151,13 +151,14 @@ def test_limits() -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case != "detached"])
 def test_gradcheck(case: str) -> None:
     layer, x = build(case), features(6, 5, 8).requires_grad_()
-    assert gradcheck(layer, x)
+    assert gradcheck(layer, x, fast_mode=True)
 
 
-@every_case
+@pytest.mark.parametrize("case", [c for c in CASES if "learned" in c or "dim" in CASES[c]])
 def test_every_parameter_learns(case: str) -> None:
     layer, x = build(case), features(7, 6, 8)
     layer(x).square().sum().backward()
+    assert list(layer.parameters())
     for name, parameter in layer.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -166,12 +167,12 @@ def test_every_parameter_learns(case: str) -> None:
 
 def test_detached_transition_sends_the_gradient_through_the_values_only() -> None:
     x, upstream = features(8, 6, 8).requires_grad_(), features(9, 6, 8)
-    layer = SpectralAttention(detach_transition=True)
+    layer = SpectralAttention(temperature=0.5, detach_transition=True)
     layer(x).backward(upstream)
     torch.testing.assert_close(x.grad, layer.transition(x).detach().mT @ upstream)
     attached = features(8, 6, 8).requires_grad_()
-    SpectralAttention()(attached).backward(upstream)
-    assert (attached.grad - x.grad).abs().max() > 1e-2
+    SpectralAttention(temperature=0.5)(attached).backward(upstream)
+    assert (attached.grad - x.grad).abs().max() > 0.1
 
 
 def test_learned_temperature() -> None:
@@ -204,9 +205,7 @@ def test_half_precision(dtype: torch.dtype, atol: float) -> None:
     actual = layer(x)
     assert actual.dtype == dtype
     torch.testing.assert_close(actual.double(), layer(x.double()), rtol=0, atol=atol)
-    t = layer.transition(x)
-    assert t.dtype == dtype
-    expected = layer.transition(x.double())
+    t, expected = layer.transition(x), layer.transition(x.double())
     torch.testing.assert_close(t.double(), expected, rtol=0, atol=atol / 4)
 
 

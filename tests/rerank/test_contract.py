@@ -1,5 +1,7 @@
 """The contract that every re-ranker keeps."""
 
+import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +31,16 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.nam
 def features(seed: int, *shape: int) -> np.ndarray:
     """Draw positive features, as those behind a ReLU: no cosine below zero."""
     return np.abs(np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """Raise on any warning, also on one that PyTorch gives only once in a process."""
+    torch.set_warn_always(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+    torch.set_warn_always(False)
 
 
 def fitted(case: Case, gallery: Any, **kwargs: Any) -> Any:
@@ -213,6 +225,38 @@ def test_zero_vectors_and_duplicates(case: Case) -> None:
     assert np.isfinite(distances).all()
 
 
+@every_case
+@pytest.mark.parametrize("copies", [2, 3, 5])
+def test_copies_do_not_break_the_order(case: Case, copies: int) -> None:
+    """Whatever place a method treats as its last, some copy of that image is just behind it."""
+    query, gallery = features(24, 40, 6), features(25, 6, 6).repeat(copies, axis=0)
+    reranker = fitted(case, gallery)
+    indices, distances = reranker.rank(query)
+    assert (np.diff(distances, axis=1) >= 0).all()
+    assert np.sort(indices, axis=1).tolist() == [list(range(6 * copies))] * 40
+    picked = np.take_along_axis(reranker.distance_matrix(query), indices, axis=1)
+    np.testing.assert_allclose(picked, distances, rtol=1e-6, atol=1e-6)
+
+
+@every_case
+@pytest.mark.parametrize("view", ["read-only", "reversed", "float64", "strided"])
+def test_any_array_will_do(case: Case, view: str, strict: None) -> None:
+    query, gallery = features(26, 3, 6), features(27, 25, 6)
+    expected = fitted(case, gallery).rank(query)
+    if view == "read-only":
+        query, gallery = query.copy(), gallery.copy()
+        query.flags.writeable = gallery.flags.writeable = False
+    elif view == "reversed":
+        query, gallery = query[::-1].copy()[::-1], gallery[::-1].copy()[::-1]
+    elif view == "float64":
+        query, gallery = query.astype(np.float64), gallery.astype(np.float64)
+    else:
+        query, gallery = np.asfortranarray(query), np.repeat(gallery, 2, axis=0)[::2]
+    actual = fitted(case, gallery).rank(query)
+    np.testing.assert_array_equal(actual[0], expected[0])
+    np.testing.assert_allclose(actual[1], expected[1], rtol=1e-6, atol=1e-6)
+
+
 def test_rejects_name() -> None:
-    with pytest.raises(ValueError, match="local_blurring"):
+    with pytest.raises(ValueError, match="no_such_reranker"):
         build_reranker("no_such_reranker")

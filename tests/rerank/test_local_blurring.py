@@ -76,7 +76,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def test_scores_are_those_of_the_blurred_features() -> None:
-    """g' = W g is not normalised again, so g' q is one step of the walk on the scores."""
+    """The blurred g' = W g is not normalised, so g' q is one step of the walk on the scores."""
     query, gallery = unit(features(8, 1, 6)), unit(features(9, 12, 6))
     w = np.exp(gallery @ gallery.T / 0.1)
     scores = ((w / w.sum(1, keepdims=True)) @ gallery) @ query[0]

@@ -27,15 +27,16 @@ _SKIN = ((236, 200, 176), (214, 168, 138), (170, 120, 88), (112, 76, 56))
 _HAIR = ((26, 22, 22), (62, 42, 32), (112, 76, 46), (188, 152, 96), (140, 138, 136))
 _UPPER = (
     (30, 30, 34), (64, 66, 72), (130, 132, 136), (224, 224, 220), (32, 42, 80), (62, 96, 156),
-    (152, 184, 212), (164, 44, 46), (60, 96, 68), (194, 174, 142), (104, 76, 54), (214, 150, 166),
+    (152, 184, 212), (164, 44, 46), (60, 96, 68), (116, 118, 74), (104, 76, 54), (204, 92, 138),
     (214, 180, 76),
 )  # fmt: skip
-_UPPER_ODDS = (20, 12, 10, 13, 11, 8, 6, 6, 4, 4, 3, 2, 2)
+_UPPER_ODDS = (16, 11, 10, 13, 10, 8, 6, 7, 5, 5, 4, 3, 3)
 _LOWER = ((32, 32, 36), (40, 48, 78), (68, 88, 124), (128, 150, 180), (188, 170, 140),
           (112, 112, 116), (90, 70, 54))  # fmt: skip
 _LOWER_ODDS = (28, 18, 22, 10, 9, 9, 4)
 _SHOES = ((26, 26, 28), (228, 228, 226), (96, 66, 44))
-_WALLS = ((172, 160, 142), (142, 96, 80), (122, 134, 142), (86, 112, 78), (198, 194, 184))
+_WALLS = ((172, 160, 142), (142, 96, 80), (122, 134, 142), (198, 194, 184))
+_HEDGE = (68, 116, 54)
 _GROUNDS = ((150, 146, 140), (98, 98, 100), (178, 164, 142), (108, 126, 82), (196, 192, 186))
 _OVERSAMPLING = 2
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
@@ -153,17 +154,17 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         hair=_pick(rng, _HAIR, (6, 4, 3, 2, 1), 6),
         hair_style=_choose(rng, bald=1, short=8, long=5, ponytail=3),
         garment=_choose(rng, t_shirt=8, jumper=8, coat=3),
-        upper=_pick(rng, _UPPER, _UPPER_ODDS, 6),
-        upper_second=_pick(rng, _UPPER, _UPPER_ODDS, 6),
-        pattern=_choose(rng, plain=9, stripes=2, checks=2, two_tone=2, logo=4),
+        upper=_pick(rng, _UPPER, _UPPER_ODDS, 10),
+        upper_second=_pick(rng, _UPPER, _UPPER_ODDS, 10),
+        pattern=_choose(rng, plain=7, stripes=2, checks=2, two_tone=2, logo=4),
         lower_garment=_choose(rng, trousers=11, shorts=5, skirt=3),
-        lower=_pick(rng, _LOWER, _LOWER_ODDS, 6),
+        lower=_pick(rng, _LOWER, _LOWER_ODDS, 10),
         shoes=_pick(rng, _SHOES, (3, 2, 1), 6),
         bag=_choose(rng, none=5, backpack=4, handbag=2, messenger=2),
-        bag_colour=_pick(rng, _UPPER, _UPPER_ODDS, 6),
+        bag_colour=_pick(rng, _UPPER, _UPPER_ODDS, 10),
         bag_side=float(rng.choice((-1.0, 1.0))),
         hat=_choose(rng, none=12, cap=2, beanie=1, sunhat=1),
-        hat_colour=_pick(rng, _UPPER, _UPPER_ODDS, 6),
+        hat_colour=_pick(rng, _UPPER, _UPPER_ODDS, 10),
     )
 
 
@@ -176,23 +177,25 @@ def sample_camera(rng: np.random.Generator) -> Camera:
     Returns:
         The camera.
     """
-    front, side, back = (float(p) for p in rng.dirichlet((1.2, 1.2, 1.2)))
-    red, green, blue = (float(factor) for factor in rng.uniform(0.82, 1.18, 3))
+    front, side, back = (float(p) for p in rng.dirichlet((2.0, 2.0, 2.0)))
+    red, green, blue = (float(factor) for factor in rng.uniform(0.88, 1.12, 3))
+    texture = _choose(rng, bricks=1, windows=1, hedge=1, panels=1)
+    walls = (_HEDGE,) if texture == "hedge" else _WALLS
     return Camera(
-        wall=_pick(rng, _WALLS, (1, 1, 1, 1, 1), 14),
-        texture=_choose(rng, bricks=1, windows=1, hedge=1, panels=1),
+        wall=_pick(rng, walls, (1,) * len(walls), 14),
+        texture=texture,
         ground=_pick(rng, _GROUNDS, (1, 1, 1, 1, 1), 14),
         horizon=float(rng.uniform(0.30, 0.62)),
         light=float(rng.uniform(-1.0, 1.0)),
-        brightness=float(rng.uniform(0.72, 1.22)),
-        gamma=float(rng.uniform(0.75, 1.35)),
+        brightness=float(rng.uniform(0.78, 1.18)),
+        gamma=float(rng.uniform(0.82, 1.25)),
         cast=(red, green, blue),
         views=(front, side, back),
         scale=float(rng.uniform(0.80, 0.92)),
         resolution=float(rng.uniform(0.50, 1.0)),
         blur=float(rng.uniform(0.2, 0.9)),
         noise=float(rng.uniform(2.0, 8.0)),
-        occlusion=float(rng.uniform(0.15, 0.40)),
+        occlusion=float(rng.uniform(0.10, 0.30)),
     )
 
 
@@ -386,7 +389,7 @@ def _draw_bag(pen: _Pen, who: Identity) -> None:
 
 def _draw_figure(pen: _Pen, who: Identity, rng: np.random.Generator) -> None:
     """Draw the whole person in a random phase of walking, the far parts first."""
-    swing = float(rng.uniform(0.1, 0.5) * rng.choice((-1.0, 1.0)))
+    swing = float(rng.uniform(0.1, 0.42) * rng.choice((-1.0, 1.0)))
     _draw_legs(pen, who, swing)
     bag = (0.0, -0.115) if who.bag == "backpack" else (who.bag_side * 0.145, 0.02)
     parts: list[tuple[float, Callable[[], None]]] = [

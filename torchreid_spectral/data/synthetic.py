@@ -7,6 +7,7 @@ versions of OpenCV or NumPy may draw or compress differently.)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -207,13 +208,14 @@ def _choose_folder(root: Path, spec: SyntheticSpec) -> Path:
     return base if stored == spec else variant
 
 
-def _discard(folder: Path) -> None:
-    """Remove an unfinished dataset.
+def _discard(folder: Path, root: Path) -> None:
+    """Remove an unfinished dataset, if that is what the folder holds.
 
     Raises:
         FileExistsError: If the folder holds anything that :func:`generate` does not write.
     """
-    if not folder.exists():
+    # existence first: a folder that appears between the two questions is complete
+    if not folder.exists() or _read_spec(folder) is not None:
         return
     ours = {*_SUBSETS, _SPEC_FILE}
     foreign = sorted(
@@ -226,7 +228,10 @@ def _discard(folder: Path) -> None:
             f"{folder} must be absent or a synthetic dataset, but it has no valid {_SPEC_FILE} "
             f"and holds {foreign[:3]}; move it away or choose another root"
         )
-    shutil.rmtree(folder)
+    trash = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=root))
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        folder.rename(trash / "data")
+    shutil.rmtree(trash)
 
 
 def _sweep(parent: Path) -> None:
@@ -246,7 +251,7 @@ def _publish(finished: Path, root: Path, spec: SyntheticSpec) -> Path:
         folder = _choose_folder(root, spec)
         if _read_spec(folder) == spec:
             return folder
-        _discard(folder)
+        _discard(folder, root)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             finished.rename(folder)
@@ -283,7 +288,7 @@ def generate(
     folder = _choose_folder(root, spec)
     if _read_spec(folder) == spec:
         return folder
-    _discard(folder)
+    _discard(folder, root)
     root.mkdir(parents=True, exist_ok=True)
     _sweep(root)
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=root))

@@ -163,7 +163,7 @@ def make_spectral(
     model.contract, model.test_feature = contract, test_feature
     if test_feature == "bottleneck" and len(model.heads) > 1:
         raise ValueError(
-            f"test_feature='bottleneck' does not fit {type(backbone).__name__}: its test feature "
+            f"test_feature='bottleneck' does not fit {type(backbone).__bases__[1].__name__}: its test feature "
             f"is not what its {len(model.heads)} classifiers see in training. Use 'pooled'."
         )
     return model

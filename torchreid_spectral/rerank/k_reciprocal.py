@@ -55,6 +55,7 @@ from torchreid_spectral.rerank.base import Array, Reranker, _like
 __all__ = ["KReciprocal"]
 
 Csr = Any  # scipy.sparse.csr_array
+COLUMNS_AT_ONCE = 2048  # of a chunk's distances in the search for neighbours
 PAIRS_AT_ONCE = 2**21  # of two non-zeros in one column, and of features: bounds the memory
 
 
@@ -98,7 +99,7 @@ class KReciprocal(Reranker):
         lambda_value: float = 0.3,
         metric: str = "squared_euclidean",
         square_distances: bool = True,
-        chunk_size: int = 384,
+        chunk_size: int = 512,
     ) -> None:
         super().__init__(chunk_size=chunk_size)
         if metric not in METRICS:
@@ -130,6 +131,21 @@ class KReciprocal(Reranker):
         indices, distances = (torch.cat(part) for part in zip(*parts))
         return _like(query, indices), _like(query, distances)
 
+    def distance_matrix(self, query: Array) -> Array:
+        """Compute all distances; for torchreid's ``evaluate_rank``.
+
+        Args:
+            query: ``(Q, D)`` features.
+
+        Returns:
+            ``(Q, G)`` distances, float32: ``4 * Q * G`` bytes.
+        """
+        features = self._check_query(query)
+        distances = self.gallery.new_empty((len(features), len(self.gallery)))
+        for rows, block in self.iter_distances(features):
+            distances[rows] = block
+        return _like(query, distances)
+
     def iter_distances(self, query: Array) -> Iterator[tuple[slice, Tensor]]:
         """Build the graph of all queries and the gallery, then yield a chunk at a time.
 
@@ -145,28 +161,43 @@ class KReciprocal(Reranker):
         by_column = encoding[len(features) :].T.tocsr()
         for start in range(0, len(features), self.chunk_size):
             rows = slice(start, min(start + self.chunk_size, len(features)))
-            jaccard = torch.from_numpy(_jaccard(encoding[rows], by_column))
             original = METRICS[self.metric](features[rows], self.gallery)
             original = self._normalize(original, near.farthest[rows, None])
-            mixed = jaccard.to(original).mul_(1 - self.lambda_value)
-            yield rows, mixed.add_(original, alpha=self.lambda_value)
+            shared = torch.from_numpy(_shared(encoding[rows], by_column)).to(original)
+            jaccard = shared.div_(2 - shared).neg_().add_(1)
+            mixed = jaccard.mul_(1 - self.lambda_value).add_(original, alpha=self.lambda_value)
+            yield rows, mixed
 
     def _rank(self, query: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         return nearest(self._distances(query), top_k)
 
     def _distances(self, query: Tensor) -> Tensor:
-        return torch.cat([block for _, block in self.iter_distances(query)])
+        distances: Tensor = self.distance_matrix(query)
+        return distances
 
     def _search(self, nodes: Tensor) -> _Neighbours:
         """Find each node's neighbours and its farthest distance, both from one product."""
-        k, parts = max(self.k1 + 1, self.k2), []
-        for start in range(0, len(nodes), self.chunk_size):
-            block = METRICS[self.metric](nodes[start : start + self.chunk_size], nodes)
-            farthest = block.amax(1)
-            block.diagonal(start).fill_(-1)  # itself first, also before its duplicates
-            parts.append((*nearest(block, k), farthest))
-        indices, distances, farthest = (torch.cat(part) for part in zip(*parts))
+        n, k = len(nodes), min(max(self.k1 + 1, self.k2), len(nodes))
+        # Filled in place: results kept between large temporaries would fragment the memory.
+        indices = torch.empty((n, k), dtype=torch.long, device=nodes.device)
+        distances, farthest = nodes.new_empty((n, k)), nodes.new_empty(n)
+        for start in range(0, n, self.chunk_size):
+            rows = slice(start, start + self.chunk_size)
+            indices[rows], distances[rows], farthest[rows] = self._search_rows(nodes, rows, k)
         return _Neighbours(nodes, indices.cpu().numpy(), distances, farthest)
+
+    def _search_rows(self, nodes: Tensor, rows: slice, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Search by tiles of columns that fit the cache; equal distances by the lower node."""
+        parts = []
+        for start in range(0, len(nodes), COLUMNS_AT_ONCE):
+            tile = METRICS[self.metric](nodes[rows], nodes[start : start + COLUMNS_AT_ONCE])
+            farthest = tile.amax(1)
+            tile.diagonal(rows.start - start).fill_(-1)  # itself first, before its duplicates
+            columns, distances = nearest(tile, k)
+            parts.append((columns + start, distances, farthest[:, None]))
+        columns, distances, farthest = (torch.cat(part, dim=1) for part in zip(*parts))
+        best, distances = nearest(distances, k)
+        return columns.gather(1, best), distances, farthest.amax(1)
 
     def _encode(self, near: _Neighbours) -> Csr:
         """Give the sparse rows V, expanded over the k2 nearest."""
@@ -246,8 +277,8 @@ def _expand(reciprocal: Csr, half: Csr) -> Csr:
     return members
 
 
-def _jaccard(encoding: Csr, by_column: Csr) -> NDArray[np.float32]:
-    """Give the Jaccard distances of some rows to all columns of the inverted index."""
+def _shared(encoding: Csr, by_column: Csr) -> NDArray[np.float32]:
+    """Sum the minima of some rows and all columns of the inverted index."""
     shared = np.empty((encoding.shape[0], by_column.shape[1]), dtype=np.float32)
     pairs = np.diff(by_column.indptr).astype(np.int64)[encoding.indices]
     pairs = np.concatenate([[0], np.cumsum(pairs)])[encoding.indptr]
@@ -257,7 +288,7 @@ def _jaccard(encoding: Csr, by_column: Csr) -> NDArray[np.float32]:
         stop = max(start + 1, int(limit))
         _sum_minima(encoding[start:stop], by_column, shared[start:stop])
         start = stop
-    return 1 - shared / (2 - shared)
+    return shared
 
 
 def _sum_minima(encoding: Csr, by_column: Csr, out: NDArray[np.float32]) -> None:

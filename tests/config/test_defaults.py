@@ -1,0 +1,118 @@
+"""Tests of torchreid_spectral.config."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from torchreid_spectral.config import get_default_config, merge_file, merge_options
+from torchreid_spectral.config import build
+from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.registry import model_options
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid_and_says_where_it_comes_from(torchreid, path):
+    text = path.read_text()
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    for word in ("# Source:", "# Command:", "# Expected:"):
+        assert sum(line.startswith(word) for line in header) == 1, word
+    assert f"--config-file configs/{path.name}" in text
+    cfg = get_default_config()
+    merge_file(cfg, path)
+    build.check_config(cfg)
+    build.build_rerank(cfg)
+
+
+@pytest.mark.parametrize("name", ["market1501", "duke", "cuhk03", "msmt17", "demo"])
+def test_baseline_differs_from_spectral_in_the_walk_alone(name):
+    def load(kind):
+        path = Path(__file__).parents[2] / "configs" / f"{kind}_{name}.yaml"
+        return yaml.safe_load(path.read_text())
+
+    spectral, baseline = load("spectral"), load("baseline")
+    assert spectral["spectral"].pop("supervision") == "both"
+    assert baseline["spectral"].pop("supervision") == "plain"
+    assert spectral["data"].pop("save_dir") != baseline["data"].pop("save_dir")
+    assert spectral == baseline
+
+
+def test_model_options_have_one_default(torchreid):
+    cfg = get_default_config()
+    options = build._model_options(cfg)
+    assert options == model_options()
+
+
+def test_options_override(tmp_path):
+    cfg = get_default_config()
+    path = tmp_path / "c.yaml"
+    path.write_text("train:\n  lr: 1\n  weight_decay: 5e-4\ndata:\n  sources: cuhk03\n")
+    merge_file(cfg, path)
+    merge_options(cfg, ["train.max_epoch", "3", "spectral.temperature", "0.05"])
+    assert (cfg.train.lr, cfg.train.weight_decay, cfg.train.max_epoch) == (1.0, 5e-4, 3)
+    assert cfg.data.sources == ["cuhk03"]
+    assert cfg.spectral.temperature == 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["spectral.temprature", "0.1"], "'spectral.temprature'.*spectral.temperature"),
+        (["train.lr"], "'train.lr' has no value"),
+        (["train.max_epoch", "many"], "train.max_epoch takes int .*default 60.*got 'many'"),
+        (["train.lr", "fast"], "train.lr takes float"),
+        (["model.pretrained", "1"], "model.pretrained takes bool"),
+    ],
+)
+def test_rejects_options(options, message):
+    with pytest.raises(InputError, match=message):
+        merge_options(get_default_config(), options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trian:\n  lr: 0.1\n", "Unknown config key 'trian.lr'.*train.lr"),
+        ("- a\n- b\n", "must hold keys and values"),
+        ("a: [", "is not readable YAML"),
+    ],
+)
+def test_rejects_files(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        merge_file(get_default_config(), path)
+
+
+def test_missing_file():
+    with pytest.raises(InputError, match="nowhere.yaml does not exist"):
+        merge_file(get_default_config(), "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["model.name", "spectral_resnet5"], "Unknown model 'spectral_resnet5'.*resnet50"),
+        (["loss.name", "spectra"], "Unknown loss.name 'spectra'.*spectral"),
+        (["rerank.method", "kreciprocal"], "Unknown re-ranker 'kreciprocal'.*k_reciprocal"),
+        (["test.dist_metric", "cosin"], "Unknown test.dist_metric 'cosin'.*cosine"),
+        (["loss.name", "spectral"], "got model.name resnet50.*Use model.name spectral_resnet50"),
+        (["test.visrank", "True"], "test.visrank draws in tests only"),
+    ],
+)
+def test_check_config(torchreid, options, message):
+    cfg = get_default_config()
+    merge_options(cfg, options)
+    with pytest.raises(InputError, match=message):
+        build.check_config(cfg)
+
+
+def test_reranker_gets_the_options_it_has(torchreid):
+    cfg = get_default_config()
+    merge_options(cfg, ["rerank.method", "local_blurring", "rerank.k", "7"])
+    assert build.build_rerank(cfg).k == 7
+    merge_options(cfg, ["rerank.method", "k_reciprocal", "rerank.k1", "9"])
+    assert build.build_rerank(cfg).k1 == 9
+    assert isinstance(UnknownNameError("a", "b", ["c"]), ValueError)

@@ -1,0 +1,54 @@
+"""Tests of torchreid_spectral.data.samplers."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from torchreid_spectral.data.samplers import IdentityOnceSampler
+from torchreid_spectral.errors import InputError
+
+DATA = [(f"{pid}_{i}.jpg", pid, i % 2, 0) for pid in range(7) for i in range(3 + pid)]
+
+
+def test_every_identity_once_with_k_images():
+    random.seed(0)
+    sampler = IdentityOnceSampler(DATA, 8, 4)
+    order = list(sampler)
+    assert len(order) == len(sampler) == 7 * 4
+    assert Counter(DATA[i][1] for i in order) == dict.fromkeys(range(7), 4)
+    for start in range(0, len(order), 4):  # the K images of an identity stand together
+        assert len({DATA[i][1] for i in order[start : start + 4]}) == 1
+
+
+def test_images_repeat_only_where_there_are_too_few():
+    for start in range(0, 28, 4):
+        order = list(IdentityOnceSampler(DATA, 8, 4))[start : start + 4]
+        available = sum(item[1] == DATA[order[0]][1] for item in DATA)
+        assert len(set(order)) == min(4, available)
+
+
+def test_order_follows_the_seed():
+    def draw(seed):
+        random.seed(seed)
+        return list(IdentityOnceSampler(DATA, 8, 4))
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_known_to_torchreid(torchreid):
+    from torchreid_spectral import _compat
+
+    build = _compat.submodule("data.sampler").build_train_sampler
+    sampler = build(DATA, "IdentityOnceSampler", batch_size=8, num_instances=4)
+    assert isinstance(sampler, IdentityOnceSampler)
+    assert type(build(DATA, "RandomIdentitySampler", batch_size=8)).__name__.startswith("Random")
+
+
+@pytest.mark.parametrize(
+    ("batch", "k", "message"),
+    [(10, 4, "multiple of sampler.num_instances"), (32, 4, "needs 8 identities; .* has 7")],
+)
+def test_rejects(batch, k, message):
+    with pytest.raises(InputError, match=message):
+        IdentityOnceSampler(DATA, batch, k)

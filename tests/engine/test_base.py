@@ -1,0 +1,181 @@
+"""Tests of the engines: torchreid's stock ones with spectral models, ours, and reporting."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import torchreid_spectral as ts
+from torchreid_spectral.data.datasets import synthetic_defaults
+from torchreid_spectral.data.synthetic import SyntheticSpec
+from torchreid_spectral.engine import ImageSpectralEngine
+from torchreid_spectral.engine.image import ImageSoftmaxReportingEngine
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.rerank import build_reranker
+
+from ..conftest import TINY
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def datamanager(torchreid, data_root):
+    torchreid.utils.set_random_seed(1)
+    with synthetic_defaults(SyntheticSpec(**TINY)):
+        return torchreid.data.ImageDataManager(
+            root=str(data_root),
+            sources="synthetic_pedestrians",
+            height=64,
+            width=32,
+            batch_size_train=16,
+            batch_size_test=20,
+            workers=0,
+            num_instances=4,
+            train_sampler="RandomIdentitySampler",
+            use_gpu=False,
+        )
+
+
+def parts(torchreid, datamanager, name="spectral_osnet_x0_25", loss="softmax", **options):
+    model = ts.build_model(
+        name, datamanager.num_train_pids, loss=loss, pretrained=False, **options
+    )
+    optimizer = torchreid.optim.build_optimizer(model, optim="adam", lr=0.001)
+    scheduler = torchreid.optim.build_lr_scheduler(optimizer, stepsize=5)
+    return model, optimizer, scheduler
+
+
+@pytest.mark.parametrize(("name", "loss"), [("Softmax", "softmax"), ("Triplet", "triplet")])
+@pytest.mark.parametrize("model", ["spectral_osnet_x0_25", "spectral_pcb_p4"])
+def test_stock_engines_train_spectral_models(
+    torchreid, datamanager, tmp_path, capsys, name, loss, model
+):
+    network, optimizer, scheduler = parts(torchreid, datamanager, model, loss)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    engine = getattr(torchreid.engine, f"Image{name}Engine")(
+        datamanager, network, optimizer, scheduler=scheduler, use_gpu=False
+    )
+    engine.run(save_dir=str(tmp_path), max_epoch=1, print_freq=1)
+    shown = capsys.readouterr().out
+    assert "mAP:" in shown
+    assert any(not torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert (tmp_path / "model" / "model.pth.tar-1").exists()
+
+
+def spectral_engine(torchreid, datamanager, options=(), **reporting):
+    model, optimizer, scheduler = parts(torchreid, datamanager, loss="spectral", **dict(options))
+    return ImageSpectralEngine(
+        datamanager, model, optimizer, scheduler, use_gpu=False, progress=False, **reporting
+    )
+
+
+def test_spectral_engine_returns_and_saves_metrics(torchreid, datamanager, tmp_path):
+    engine = spectral_engine(
+        torchreid,
+        datamanager,
+        reranker=build_reranker("local_blurring", k=5),
+        reranker_name="local_blurring",
+        record={"seed": 1, "config": {"train": {"lr": 0.001}}},
+        picture_queries=2,
+    )
+    result = engine.run(
+        save_dir=str(tmp_path), max_epoch=2, print_freq=1, dist_metric="cosine", rerank=True
+    )
+    views = result.datasets["synthetic_pedestrians"]
+    assert list(views) == ["none", "local_blurring"]
+    assert 0 < views["none"].mAP < 1
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    numbers = saved["metrics"]["synthetic_pedestrians"]
+    assert numbers["none"]["mAP"] == views["none"].mAP
+    assert set(numbers["local_blurring"]) >= {"mAP", "rank-1", "rank-5", "rank-10", "rank-20"}
+    assert saved["seed"] == 1 and saved["config"]["train"]["lr"] == 0.001
+    assert saved["versions"]["torch"] == torch.__version__.split("+")[0] or saved["versions"]
+    assert saved["epochs"] == 2
+    assert (tmp_path / "ranked_lists_synthetic_pedestrians.png").exists()
+    assert float(result) == views["none"].rank(1)
+
+
+def test_step_reports_losses_accuracies_and_escape(torchreid, datamanager):
+    engine = spectral_engine(
+        torchreid, datamanager, metric_loss=torchreid.losses.TripletLoss(), weight_metric=0.5
+    )
+    batch = next(iter(datamanager.train_loader))
+    engine.set_model_mode("train")
+    summary = engine.forward_backward(batch)
+    assert set(summary) == {"loss_id", "loss_metric", "loss", "escape", "acc", "acc_walked"}
+    expected = summary["loss_id"] + 0.5 * summary["loss_metric"]
+    assert math.isclose(summary["loss"], expected, rel_tol=1e-5)
+    assert 0 <= summary["escape"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("supervision", "shown"),
+    [("plain", {"acc"}), ("walked", {"acc_walked"}), ("plain_twice", {"acc", "acc_walked"})],
+)
+def test_every_supervision_trains(torchreid, datamanager, supervision, shown):
+    engine = spectral_engine(torchreid, datamanager, {"supervision": supervision}.items())
+    engine.set_model_mode("train")
+    summary = engine.forward_backward(next(iter(datamanager.train_loader)))
+    assert {name for name in summary if name.startswith("acc")} == shown
+
+
+def test_training_lowers_the_loss_of_a_fixed_batch(torchreid, datamanager):
+    engine = spectral_engine(torchreid, datamanager)
+    engine.set_model_mode("train")
+    batch = next(iter(datamanager.train_loader))
+    losses = [engine.forward_backward(batch)["loss"] for _ in range(12)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_evaluation_equals_torchreids(torchreid, datamanager, tmp_path):
+    """The same figures as torchreid's own engine, matrix, sort and all."""
+    model, optimizer, scheduler = parts(torchreid, datamanager, "osnet_x0_25")
+    ours = ImageSoftmaxReportingEngine(
+        datamanager, model, optimizer, scheduler=scheduler, use_gpu=False, progress=False
+    )
+    result = ours.run(save_dir=str(tmp_path), test_only=True, dist_metric="euclidean")
+    features, pids, camids = {}, {}, {}
+    model.eval()
+    for part, loader in datamanager.test_loader["synthetic_pedestrians"].items():
+        batches = list(loader)
+        with torch.no_grad():
+            features[part] = torch.cat([model(batch["img"]) for batch in batches])
+        pids[part] = np.concatenate([batch["pid"] for batch in batches])
+        camids[part] = np.concatenate([batch["camid"] for batch in batches])
+    distances = torchreid.metrics.compute_distance_matrix(features["query"], features["gallery"])
+    from torchreid.reid.metrics import rank
+
+    cmc, mean = rank.eval_market1501(
+        distances.numpy(), pids["query"], pids["gallery"], camids["query"], camids["gallery"], 50
+    )
+    metrics = result.datasets["synthetic_pedestrians"]["none"]
+    assert math.isclose(metrics.mAP, mean, rel_tol=1e-9)
+    np.testing.assert_allclose(metrics.cmc, cmc, atol=1e-6)
+
+
+def test_a_run_without_scheduler_saves(torchreid, datamanager, tmp_path):
+    model, optimizer, _ = parts(torchreid, datamanager, loss="spectral")
+    engine = ImageSpectralEngine(
+        datamanager, model, optimizer, use_gpu=False, progress=False
+    )
+    engine.run(save_dir=str(tmp_path), max_epoch=1)
+    saved = torch.load(tmp_path / "model" / "model.pth.tar-1")
+    assert set(saved) == {"state_dict", "epoch", "rank1", "optimizer"}
+
+
+def test_rejects_models_that_give_no_cosines(torchreid, datamanager):
+    model, optimizer, _ = parts(torchreid, datamanager, "osnet_x0_25")
+    with pytest.raises(InputError, match="needs a spectral model, got OSNet"):
+        ImageSpectralEngine(datamanager, model, optimizer)
+    model, optimizer, _ = parts(torchreid, datamanager)
+    with pytest.raises(InputError, match="loss='spectral', got one built with loss='softmax'"):
+        ImageSpectralEngine(datamanager, model, optimizer)
+
+
+def test_gallery_smaller_than_the_ranks(torchreid, datamanager, tmp_path):
+    """torchreid's engine fails with an IndexError."""
+    engine = spectral_engine(torchreid, datamanager)
+    result = engine.run(save_dir=str(tmp_path), test_only=True, ranks=[1, 5000])
+    assert result.datasets["synthetic_pedestrians"]["none"].rank(5000) == 1.0

@@ -1,0 +1,216 @@
+"""Tests of torchreid_spectral.models: heads, and every torchreid backbone with one."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+
+import torchreid_spectral as ts
+from torchreid_spectral import _compat
+from torchreid_spectral.layers import SpectralAttention
+from torchreid_spectral.models import SpectralHead, SpectralNet
+
+WALKS = {"hacnn": 2, "pcb_p4": 4, "pcb_p6": 6}
+SIZES = {"hacnn": (160, 64), "mudeep": (256, 128), "nasnsetmobile": (128, 64)}
+LARGE_STRIDE = {"inceptionv4", "inceptionresnetv2", "xception"}
+FAMILIES = ["resnet18", "osnet_x0_25", "pcb_p4", "hacnn", "mlfn", "se_resnet50", "resnet50mid"]
+
+
+def images(name: str, batch: int = 4) -> torch.Tensor:
+    height, width = SIZES.get(name, (160, 96) if name in LARGE_STRIDE else (64, 32))
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def build(name, loss="softmax", **options):
+    torch.manual_seed(0)
+    return ts.build_model(f"spectral_{name}", 5, loss=loss, pretrained=False, **options)
+
+
+def backbone_names():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return sorted(name.removeprefix("spectral_") for name in ts.list_models())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", backbone_names())
+def test_contract_of_every_model(torchreid, name):
+    check_contract(name)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_contract(torchreid, name):
+    check_contract(name)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torchreid's grid_sample and upsample
+def check_contract(name):
+    warnings.simplefilter("ignore")
+    walks = WALKS.get(name, 1)
+    model = build(name, "triplet")
+    assert isinstance(model, SpectralNet)
+    assert "classifier" in dict(model.named_children())
+    x = images(name)
+    outputs, features = model(x)
+    assert len(outputs) == 2 * walks == 2 * len(model.heads)
+    assert all(output.shape == (4, 5) for output in outputs)
+    torch.stack([output.square().sum() for output in outputs]).sum().backward()
+    assert all(p.grad is not None for p in model.classifier.parameters())
+    model.contract = "softmax"
+    assert isinstance(model(x), tuple)
+    plain = _compat.model_factory()[name](
+        num_classes=5, loss="softmax", pretrained=False, use_gpu=False
+    )
+    assert backbone_state(plain) == backbone_state(model)
+    plain.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if not k.startswith("classifier")},
+        strict=False,
+    )
+    if name not in {"resnet18", "mlfn"} and not hasattr(model, "layer4"):  # stride not changed
+        torch.testing.assert_close(model.eval()(x), plain.eval()(x))
+
+
+def backbone_state(model):
+    return {
+        name: value.shape
+        for name, value in model.state_dict().items()
+        if not name.startswith("classifier")
+    }
+
+
+def test_features_are_what_eval_gives(torchreid):
+    model = build("osnet_x0_25", "triplet")
+    for module in model.modules():  # so that training and eval normalise alike
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    x = images("osnet_x0_25", 8)
+    _, features = model(x)
+    assert features.shape == (8, 512)
+    assert model.eval()(x).shape == (8, 512)
+
+
+def test_outputs_are_scaled_cosines_of_x_and_walked_x(torchreid):
+    head = SpectralHead(6, 3, bottleneck_dim=0, scale=4.0)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    head.double()
+    plain, walked = head(x)
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(plain, 4 * cosine(x[:, None], head.prototypes[None], dim=-1))
+    moved = head.walk(x)
+    assert not torch.allclose(moved, x)
+    torch.testing.assert_close(walked, 4 * cosine(moved[:, None], head.prototypes[None], dim=-1))
+
+
+def test_one_batch_norm_sees_both_branches():
+    head = SpectralHead(6, 3, bottleneck_dim=4)
+    norm = head.bottleneck[1]
+    norm.momentum = 1.0
+    x = torch.randn(8, 6)
+    head(x)
+    both = head.bottleneck[0](torch.cat([x, head.walk(x)]))
+    torch.testing.assert_close(norm.running_mean, both.mean(0))
+
+
+@pytest.mark.parametrize(
+    ("supervision", "count"), [("both", 2), ("plain_twice", 2), ("plain", 1), ("walked", 1)]
+)
+def test_supervision(supervision, count):
+    head = SpectralHead(6, 3, supervision=supervision, walk=SpectralAttention(temperature=0.5))
+    x = torch.randn(8, 6)
+    outputs = head(x)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    assert len(outputs) == count
+    if supervision == "plain_twice":
+        torch.testing.assert_close(outputs[0], outputs[1])
+    assert isinstance(head.eval()(x), torch.Tensor)
+
+
+def test_spectral_contract_gives_cosines(torchreid):
+    model = build("resnet18", "spectral")
+    (plain, walked), features = model(images("resnet18"))
+    assert features.shape == (4, 512)
+    for cosines in (plain, walked):
+        assert cosines.abs().max() <= 1
+    assert build("resnet18").heads[0].scale == 15
+
+
+def test_bottleneck_as_test_feature(torchreid):
+    model = build("resnet18", test_feature="bottleneck", bottleneck_dim=7).eval()
+    assert model(images("resnet18")).shape == (4, 7)
+    with pytest.raises(ValueError, match="does not fit PCB"):
+        build("pcb_p4", test_feature="bottleneck")
+
+
+@pytest.mark.parametrize(("last_stride", "height"), [(1, 8), (2, 4), (None, 4)])
+def test_last_stride(torchreid, last_stride, height):
+    model = build("resnet50", last_stride=last_stride).eval()
+    maps = model.featuremaps(torch.rand(1, 3, 128, 64))
+    assert maps.shape[2] == height
+
+
+def test_feature_maps_of_osnet(torchreid):
+    model = build("osnet_x0_25", test_feature="bottleneck").eval()
+    assert model(images("osnet_x0_25"), return_featuremaps=True).dim() == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"supervision": "some"}, "supervision must be one of"),
+        ({"activation": "gelu"}, "activation must be one of"),
+        ({"scale": 0.0}, "scale must be positive, got 0.0"),
+        ({"bottleneck_dim": -1}, "bottleneck_dim must be >= 0, got -1"),
+        ({"last_stride": 3}, "last_stride must be 1 or 2, got 3"),
+        ({"test_feature": "x"}, "test_feature must be one of"),
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+    ],
+)
+def test_wrong_options(torchreid, options, message):
+    with pytest.raises(ValueError, match=message):
+        build("resnet18", **options)
+
+
+def test_unknown_loss(torchreid):
+    with pytest.raises(ValueError, match="softmax, triplet or spectral, got 'focal'"):
+        build("resnet18", "focal")
+
+
+def test_copies_and_pickles(torchreid):
+    model = build("osnet_x0_25").eval()
+    x = images("osnet_x0_25")
+    torch.testing.assert_close(copy.deepcopy(model)(x), model(x))
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again) is type(model)
+    torch.testing.assert_close(again(x), model(x))
+    fresh = build("osnet_x0_25")
+    fresh.load_state_dict(model.state_dict())
+    torch.testing.assert_close(fresh.eval()(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "resnet18", "hacnn"])
+def test_weights_move_between_baseline_and_spectral(torchreid, tmp_path, name):
+    plain = ts.build_model(name, 9, pretrained=False)
+    model = build(name)
+    for source, target in ((plain, model), (model, plain)):
+        for parameter in source.parameters():
+            torch.nn.init.normal_(parameter)
+        path = tmp_path / "weights.pth"
+        torch.save(source.state_dict(), path)
+        torchreid.utils.load_pretrained_weights(target, str(path))
+        for key in backbone_state(source):
+            torch.testing.assert_close(target.state_dict()[key], source.state_dict()[key])
+
+
+def test_open_layers_and_staged_rates_find_the_classifier(torchreid):
+    model = build("resnet18")
+    torchreid.utils.open_specified_layers(model, ["classifier"])
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith("classi")}
+    optimizer = torchreid.optim.build_optimizer(
+        model, optim="sgd", lr=1.0, staged_lr=True, new_layers=["classifier"], base_lr_mult=0.1
+    )
+    base, new = optimizer.param_groups
+    assert (base["lr"], new["lr"]) == (0.1, 1.0)
+    assert len(new["params"]) == len(list(model.classifier.parameters()))

@@ -1,0 +1,27 @@
+"""Tests of torchreid_spectral.report.ranked_lists."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from torchreid_spectral.report.ranked_lists import RIGHT, WRONG, draw_ranked_lists
+from torchreid_spectral.rerank import build_reranker
+
+
+def test_draws_right_and_wrong_and_leaves_out_the_same_camera(tmp_path):
+    for name in "abcd":
+        Image.new("RGB", (10, 20), "white").save(tmp_path / f"{name}.png")
+    path = {name: str(tmp_path / f"{name}.png") for name in "abcd"}
+    gallery = [(path["a"], 1, 0), (path["b"], 1, 1), (path["c"], 2, 1)]
+    features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    views = {"none": build_reranker("none").fit(features)}
+    out = tmp_path / "new" / "lists.png"
+    draw_ranked_lists(out, views, features[:1], [(path["d"], 1, 0)], gallery, num_queries=1)
+    colours = {tuple(c) for c in np.asarray(Image.open(out)).reshape(-1, 3)}
+    assert RIGHT in colours and WRONG in colours
+
+    # without the wrong one only the right answer of the other camera is left
+    views = {"none": build_reranker("none").fit(features[:2])}
+    draw_ranked_lists(out, views, features[:1], [(path["d"], 1, 0)], gallery, num_queries=1)
+    colours = {tuple(c) for c in np.asarray(Image.open(out)).reshape(-1, 3)}
+    assert RIGHT in colours and WRONG not in colours

@@ -1,0 +1,150 @@
+"""Tests of torchreid_spectral._compat and of registration, in both layouts of torchreid."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import torchreid_spectral as ts
+from torchreid_spectral import _compat
+from torchreid_spectral.errors import InputError
+
+LAYOUTS = pytest.mark.parametrize("layout", ["pypi", "github"])
+
+
+@LAYOUTS
+def test_both_layouts_behave_alike_after_registration(python, layout):
+    code = """
+import torchreid_spectral as ts
+ts.register(); ts.register()
+import torchreid, torchreid.models
+from torchreid.utils import Logger, FeatureExtractor
+from torchreid.data import ImageDataManager
+from torchreid import metrics
+import torchreid.engine.image.softmax
+assert torchreid.models.build_model is not None
+assert torchreid.losses.AMSoftmaxLoss and torchreid.engine.ImageSpectralEngine
+model = torchreid.models.build_model("spectral_resnet18", 5, pretrained=False, use_gpu=False)
+print(type(model).__name__, len(ts.list_models()))
+torchreid.models.show_avai_models()
+"""
+    lines = python("-c", code, layout=layout).stdout.splitlines()
+    assert lines[0] == "SpectralResNet 49"
+    assert lines[1].count("spectral_") == 49
+
+
+@LAYOUTS
+def test_nothing_is_patched_before_registration(python, layout):
+    code = """
+import torchreid_spectral, torchreid_spectral.rerank, torchreid_spectral.layers
+from torchreid_spectral import _compat
+root = _compat.load()
+import sys
+before = root.utils.torchtools.load_checkpoint
+assert before.__module__.startswith(root.__name__)
+assert not any("spectral" in name for name in _compat.model_factory())
+assert root.__name__ == "torchreid" or not _compat.aliases_installed()
+import torchreid_spectral.engine
+assert root.utils.torchtools.load_checkpoint is before
+assert not hasattr(root.engine, "ImageSpectralEngine")
+print("untouched")
+"""
+    assert python("-c", code, layout=layout).stdout.strip() == "untouched"
+
+
+def test_foreign_name_clash(torchreid, monkeypatch):
+    monkeypatch.setattr("torchreid_spectral.registry._registered", False)
+    monkeypatch.setitem(_compat.model_factory(), "spectral_resnet50", dict)
+    with pytest.raises(ValueError, match="already has a model 'spectral_resnet50'"):
+        ts.register()
+    ts.register(overwrite=True)
+    assert _compat.model_factory()["spectral_resnet50"] is not dict
+
+
+def test_torchreids_own_checkpoint_loads(torchreid, tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    state = {
+        "state_dict": model.state_dict(),
+        "epoch": 3,
+        "rank1": np.float32(0.5),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+    }
+    path = tmp_path / "old.pth.tar"
+    torch.save(state, path)  # as torchreid 0.2.5 saves it
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path)  # its issue #592
+    epoch = torchreid.utils.resume_from_checkpoint(str(path), model, optimizer, scheduler)
+    assert epoch == 3
+    torchreid.utils.save_checkpoint(state, str(tmp_path))
+    saved = torch.load(tmp_path / "model.pth.tar-3")  # plain torch.load reads ours
+    assert saved["rank1"] == 0.5
+    assert isinstance(state["rank1"], np.float32)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_float64_scalar_loads(tmp_path):
+    torch.save({"rank1": np.float64(0.25)}, tmp_path / "a.pth")
+    assert _compat.load_checkpoint(tmp_path / "a.pth")["rank1"] == 0.25
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ("owned", "w"))
+
+
+def test_malicious_checkpoint_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Malicious()}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="cannot be loaded safely|can be loaded safely"):
+        _compat.load_checkpoint(tmp_path / "evil.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_truncated_and_missing_checkpoints_are_named(tmp_path):
+    torch.save({"a": torch.ones(1000)}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="half.pth is not a checkpoint"):
+        _compat.load_checkpoint(tmp_path / "half.pth")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        _compat.load_checkpoint(tmp_path / "nowhere.pth")
+
+
+def test_failed_save_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    _compat.save_checkpoint({"state_dict": {}, "epoch": 1}, str(tmp_path))
+    before = (tmp_path / "model.pth.tar-1").read_bytes()
+
+    def full_disk(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        _compat.save_checkpoint({"state_dict": {}, "epoch": 1}, str(tmp_path))
+    assert (tmp_path / "model.pth.tar-1").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_no_unsafe_load_in_the_package():
+    from tests.test_package import PACKAGE
+
+    for path in PACKAGE.rglob("*.py"):
+        assert "weights_only=False" not in path.read_text(encoding="utf-8")
+
+
+def test_broken_torchvision_is_mended(python):
+    code = """
+from torchreid_spectral import _compat
+_compat._torchvision_library_loads = lambda: False
+import torch
+try:
+    torch.ops.torchvision.nms
+except AttributeError:
+    _compat._mend_torchvision()
+import torchvision.transforms
+print("imports")
+"""
+    assert python("-c", code).stdout.strip() == "imports"

@@ -1,0 +1,78 @@
+"""Tests of the package as a whole: what importing does, and which room imports what."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import torchreid_spectral as ts
+
+PACKAGE = Path(ts.__file__).parent
+PURE_ROOMS = ["functional", "layers", "losses", "rerank", "evaluation"]
+ORDER = ["functional", "layers", "models", "engine"]
+
+
+def imported_names(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_import_is_light_and_changes_nothing(python):
+    code = (
+        "import sys, time; started = time.perf_counter(); import torchreid_spectral; "
+        "print(time.perf_counter() - started, 'torch' in sys.modules, "
+        "'torchreid' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    seconds, *loaded = python("-c", code).stdout.split()
+    assert loaded == ["False", "False", "False"]
+    assert float(seconds) < 0.3
+
+
+@pytest.mark.parametrize("room", PURE_ROOMS)
+def test_pure_rooms_do_not_know_torchreid(room):
+    for path in (PACKAGE / room).glob("*.py"):
+        for name in imported_names(path):
+            assert name.split(".")[0] != "torchreid", path
+            assert not name.endswith("_compat"), path
+
+
+def test_pure_rooms_work_without_torchreid(python, tmp_path):
+    (tmp_path / "torchreid.py").write_text("raise ImportError('blocked by the test')")
+    code = "import sys; sys.path.insert(0, sys.argv[1])\n" + "\n".join(
+        f"import torchreid_spectral.{room}" for room in PURE_ROOMS
+    )
+    python("-c", code + "\nassert 'torchreid' not in sys.modules", tmp_path)
+
+
+def test_only_compat_names_torchreid():
+    for path in PACKAGE.rglob("*.py"):
+        for name in imported_names(path):
+            assert name.split(".")[0] != "torchreid", path
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_imports_go_one_way(room):
+    later = ORDER[ORDER.index(room) + 1 :] + ["config"]
+    for path in (PACKAGE / room).glob("*.py"):
+        for name in imported_names(path):
+            parts = name.split(".")
+            assert parts[0] != "torchreid_spectral" or parts[1:2] not in [[r] for r in later], path
+
+
+def test_no_second_softmax_or_top_k_outside_functional():
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name == "functional":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert node.func.attr not in {"softmax", "topk", "cdist"}, (path, node.lineno)
+
+
+def test_public_names():
+    assert set(dir(ts)) >= {"register", "build_model", "list_models", "build_reranker"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ts.nothing

@@ -1,0 +1,56 @@
+"""Tests of torchreid_spectral.registry."""
+
+import pytest
+import torch
+
+import torchreid_spectral as ts
+from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.registry import model_defaults
+
+
+def test_lists(torchreid):
+    assert len(ts.list_models()) == 49
+    assert "spectral_osnet_x0_25" in ts.list_models()
+    assert {"am_softmax", "softmax", "triplet"} <= set(ts.list_losses())
+    assert {"none", "local_blurring", "k_reciprocal"} <= set(ts.list_rerankers())
+
+
+def test_unknown_model_names_the_nearest(torchreid):
+    with pytest.raises(UnknownNameError, match="'spectral_resnet51'.*spectral_resnet50"):
+        ts.build_model("spectral_resnet51", 3)
+
+
+def test_unknown_option_and_options_of_plain_models(torchreid):
+    with pytest.raises(UnknownNameError, match="'temprature'.*temperature"):
+        ts.build_model("spectral_resnet18", 3, pretrained=False, temprature=0.2)
+    with pytest.raises(InputError, match="takes no options"):
+        ts.build_model("resnet18", 3, pretrained=False, temperature=0.2)
+
+
+def test_plain_models_are_torchreids_own(torchreid):
+    torch.manual_seed(0)
+    ours = ts.build_model("osnet_x0_25", 3, pretrained=False)
+    torch.manual_seed(0)
+    theirs = torchreid.models.build_model("osnet_x0_25", 3, pretrained=False, use_gpu=False)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+
+
+def test_active_defaults_reach_torchreids_build_model(torchreid):
+    with model_defaults(temperature=0.5, bottleneck_dim=16):
+        model = torchreid.models.build_model("spectral_resnet18", 3, pretrained=False)
+        assert model.heads[0].walk.temperature == 0.5
+        assert model.heads[0].prototypes.shape == (3, 16)
+        own = ts.build_model("spectral_resnet18", 3, pretrained=False, temperature=0.2)
+        assert own.heads[0].walk.temperature == 0.2
+    model = torchreid.models.build_model("spectral_resnet18", 3, pretrained=False)
+    assert model.heads[0].walk.temperature == 0.1
+    with pytest.raises(UnknownNameError, match="'temperatur'"), model_defaults(temperatur=1):
+        pass
+
+
+def test_missing_extra_names_the_command():
+    from torchreid_spectral.errors import require_extra
+
+    with pytest.raises(InputError, match=r"pip install 'torchreid-spectral\[losses\]'"):
+        require_extra("no_such_module_at_all", "losses", "The contrastive loss")

@@ -1,0 +1,240 @@
+"""Tests of tools/main.py and of the launcher ``python -m torchreid_spectral``."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchreid_spectral.__main__ import main as launch
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def load_tool(name):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+main = load_tool("main").main
+
+
+def losses(text):
+    return re.findall(r"loss (\d+\.\d+) ", text)
+
+
+def test_spectral_run_end_to_end(torchreid, tiny_options, tmp_path, capsys):
+    arguments = [
+        "--config-file", "configs/spectral_demo.yaml", *tiny_options,
+        "model.name", "spectral_osnet_x0_25", "data.save_dir", str(tmp_path), "rerank.k", "5",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "escape" in shown and "acc_walked" in shown
+    assert re.search(r"synthetic_pedestrians +local_blurring +\d", shown)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics["metrics"]["synthetic_pedestrians"]) == {"none", "local_blurring"}
+    assert metrics["config"]["spectral"]["temperature"] == 0.1
+    assert (tmp_path / "ranked_lists_synthetic_pedestrians.png").stat().st_size > 10_000
+    assert len(list(tmp_path.glob("train.log-*"))) == 1
+    checkpoint = tmp_path / "model" / "model.pth.tar-1"
+
+    again = tmp_path / "again"
+    options = ["model.load_weights", str(checkpoint), "test.evaluate", "True"]
+    assert main([*arguments, "data.save_dir", str(again), *options, "test.visrank", "True"]) == 0
+    repeated = json.loads((again / "metrics.json").read_text())
+    assert repeated["metrics"] == metrics["metrics"]
+    assert list((again / "visrank_synthetic_pedestrians").glob("*.jpg"))
+
+    resumed = ["model.resume", str(checkpoint), "train.max_epoch", "2"]
+    assert main([*arguments, *resumed]) == 0
+    assert "epoch: [2/2]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("loss", ["softmax", "triplet"])
+def test_baseline_equals_torchreids_own_flow(torchreid, tiny_options, tmp_path, capsys, loss):
+    """The same losses, seed for seed, as the steps of torchreid's scripts/main.py."""
+    options = [*tiny_options, "model.name", "osnet_x0_25", "loss.name", loss, "test.eval_freq",
+               "5", "loss.triplet.weight_x", "1.0", "data.save_dir", str(tmp_path / "ours")]
+    assert main(options) == 0
+    ours = losses(capsys.readouterr().out.replace("loss_x", "loss").replace("loss_t", "loss"))
+    torchreid.utils.set_random_seed(1)
+    data = torchreid.data.ImageDataManager(
+        root=options[options.index("data.root") + 1],
+        sources=["synthetic_pedestrians"],
+        height=64,
+        width=32,
+        batch_size_train=16,
+        batch_size_test=100,
+        workers=0,
+        num_instances=4,
+        train_sampler="RandomIdentitySampler",
+        use_gpu=False,
+    )
+    model = torchreid.models.build_model(
+        "osnet_x0_25", data.num_train_pids, loss=loss, pretrained=False, use_gpu=False
+    )
+    torchreid.utils.compute_model_complexity(model, (1, 3, 64, 32))
+    optimizer = torchreid.optim.build_optimizer(model, optim="adam", lr=0.0003, adam_beta2=0.999)
+    scheduler = torchreid.optim.build_lr_scheduler(optimizer, stepsize=[20])
+    kwargs = {"weight_t": 1.0, "weight_x": 1.0} if loss == "triplet" else {}
+    engine = getattr(torchreid.engine, f"Image{loss.title()}Engine")(
+        data, model, optimizer, scheduler=scheduler, use_gpu=False, **kwargs
+    )
+    engine.run(save_dir=str(tmp_path / "theirs"), max_epoch=1, print_freq=1)
+    theirs = losses(capsys.readouterr().out.replace("loss_x", "loss").replace("loss_t", "loss"))
+    assert len(ours) >= 2
+    assert ours == theirs
+
+
+def test_duke_layout(torchreid, data_root, tiny_options, tmp_path, capsys):
+    """spectral_duke.yaml on a tree in DukeMTMC-reID's layout made of drawn pedestrians."""
+    root = tmp_path / "root"
+    tree = root / "dukemtmc-reid" / "DukeMTMC-reID"
+    shutil.copytree(data_root / "synthetic_pedestrians", tree)
+    options = dict(zip(tiny_options[::2], tiny_options[1::2]))
+    for key in ("data.sources", "data.targets", "data.root"):
+        options.pop(key)
+    flat = [part for pair in options.items() for part in pair]
+    assert main(["--config-file", "configs/spectral_duke.yaml", "--root", str(root), *flat,
+                 "model.name", "spectral_resnet18", "data.save_dir", str(tmp_path / "log")]) == 0
+    assert re.search(r"dukemtmcreid +local_blurring", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-file", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["trian.lr", "1"], "Unknown config key 'trian.lr'. Did you mean train.lr"),
+        (["model.name", "spectral_resnet51"], "Unknown model 'spectral_resnet51'"),
+        (["loss.name", "softmaxx"], "Unknown loss.name 'softmaxx'. Did you mean softmax"),
+        (["rerank.method", "local_blur"], "Did you mean local_blurring"),
+        (["-s", "market1502"], "Unknown image dataset 'market1502'. Did you mean market1501"),
+        (["data.sources", "['synthetic_pedestrians']", "synthetic.num_cameras", "9"], "num_camer"),
+    ],
+)  # fmt: skip
+def test_user_errors_exit_with_2_and_no_traceback(torchreid, capsys, tmp_path, arguments, message):
+    assert main([*arguments, "--root", str(tmp_path)] if arguments[0] == "-s" else arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("market1501", ["Market-1501-v15.09.15", "--root", "spectral_demo.yaml"]),
+        ("dukemtmcreid", ["withdrew it in 2019", "download link is dead", "DukeMTMC-reID/"]),
+        ("msmt17", ["MSMT17_V1", "release agreement"]),
+        ("cuhk03", ["cuhk-03.mat"]),
+    ],
+)
+def test_missing_dataset(torchreid, capsys, tmp_path, name, words):
+    assert main(["-s", name, "-t", name, "--root", str(tmp_path)]) == 2
+    shown = capsys.readouterr().err
+    assert str(tmp_path) in shown
+    for word in words:
+        assert word in shown
+    assert not list(tmp_path.iterdir())  # torchreid would leave an empty folder
+
+
+def test_incomplete_dataset(torchreid, capsys, tmp_path):
+    (tmp_path / "dukemtmc-reid" / "DukeMTMC-reID" / "query").mkdir(parents=True)
+    status = main(["-s", "dukemtmcreid", "-t", "dukemtmcreid", "--root", str(tmp_path),
+                   "data.save_dir", str(tmp_path / "log")])
+    assert status == 2
+    shown = capsys.readouterr().err
+    assert "bounding_box_train" in shown and "is not found" in shown
+
+
+def test_missing_weights_stop_the_run(torchreid, capsys, tiny_options, tmp_path):
+    options = [*tiny_options, "data.save_dir", str(tmp_path)]
+    assert main([*options, "model.load_weights", "nowhere.pth"]) == 2
+    assert "model.load_weights names a file that does not exist" in capsys.readouterr().err
+    (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")
+    assert main([*options, "model.load_weights", str(tmp_path / "bad.pth")]) == 2
+    assert "bad.pth is not a checkpoint" in capsys.readouterr().err
+
+
+SCRIPT = """
+import sys
+import torchreid
+from torchreid.utils import Logger, set_random_seed
+
+set_random_seed(1)
+data = torchreid.data.ImageDataManager(
+    root=sys.argv[1], sources="synthetic_pedestrians", height=64, width=32, batch_size_train=16,
+    workers=0, use_gpu=False,
+)
+model = torchreid.models.build_model(
+    sys.argv[2], data.num_train_pids, loss="softmax", pretrained=False, use_gpu=False
+)
+optimizer = torchreid.optim.build_optimizer(model)
+scheduler = torchreid.optim.build_lr_scheduler(optimizer, stepsize=20)
+engine = torchreid.engine.ImageSoftmaxEngine(
+    data, model, optimizer, scheduler=scheduler, use_gpu=False
+)
+engine.run(save_dir=sys.argv[3], max_epoch=1, print_freq=1)
+"""
+
+
+@pytest.mark.parametrize("layout", ["pypi", "github"])
+def test_launcher_runs_an_unedited_script(python, data_root, tmp_path, layout):
+    # A dataset of the default spec would be drawn: a tiny one in Market-1501's place instead.
+    root = tmp_path / "root"
+    tree = root / "market1501" / "Market-1501-v15.09.15"
+    shutil.copytree(data_root / "synthetic_pedestrians", tree)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("synthetic_pedestrians", "market1501"))
+    result = python("-m", "torchreid_spectral", "--set", "temperature=0.2", script, root,
+                    "spectral_resnet18", tmp_path / "log", layout=layout)
+    assert "mAP:" in result.stdout and losses(result.stdout)
+
+
+@pytest.mark.skipif("TORCHREID_CLONE" not in os.environ, reason="set TORCHREID_CLONE to a clone")
+@pytest.mark.parametrize("layout", ["pypi", "github"])
+def test_torchreids_own_main(python, data_root, tmp_path, layout):
+    """torchreid's scripts/main.py and a YAML of its own; with tools/main.py the same losses."""
+    clone = Path(os.environ["TORCHREID_CLONE"])
+    root = tmp_path / "root"
+    tree = root / "market1501" / "Market-1501-v15.09.15"
+    shutil.copytree(data_root / "synthetic_pedestrians", tree)
+    options = ["--config-file", clone / "configs" / "im_osnet_x0_25_softmax_256x128_amsgrad.yaml",
+               "--root", root, "model.pretrained", "False", "data.height", "64", "data.width",
+               "32", "train.batch_size", "16", "train.max_epoch", "2", "train.print_freq", "1",
+               "data.workers", "0", "train.fixbase_epoch", "1"]  # fmt: skip
+    for name in ("osnet_x0_25", "spectral_resnet18"):
+        run = [*options, "model.name", name, "data.save_dir", tmp_path / name]
+        theirs = python("-m", "torchreid_spectral", clone / "scripts" / "main.py", *run,
+                        layout=layout)
+        ours = python("tools/main.py", *run, layout=layout)
+        assert len(losses(theirs.stdout)) >= 2
+        assert losses(ours.stdout) == losses(theirs.stdout)
+
+
+def test_launcher_errors(capsys, tmp_path):
+    assert launch([str(tmp_path / "nowhere.py")]) == 2
+    assert "There is no script" in capsys.readouterr().err
+    script = tmp_path / "s.py"
+    script.write_text("")
+    assert launch(["--set", "temprature=1", str(script)]) == 2
+    assert "'temprature'" in capsys.readouterr().err
+    assert launch(["--set", "temperature", str(script)]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
+
+
+def test_same_seed_same_result(torchreid, tiny_options, tmp_path):
+    results = []
+    for run in "ab":
+        folder = tmp_path / run
+        assert main(["--config-file", "configs/spectral_demo.yaml", *tiny_options,
+                     "data.save_dir", str(folder)]) == 0
+        results.append(torch.load(folder / "model" / "model.pth.tar-1")["state_dict"])
+    assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
