@@ -14,7 +14,7 @@ TINY = {
     "num_train_ids": 8,
     "num_test_ids": 6,
     "num_cameras": 3,
-    "images_per_id": 6,
+    "images_per_id": 8,
     "height": 64,
     "width": 32,
     "seed": 0,
@@ -23,7 +23,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def torchreid():
-    """torchreid with the plugin registered."""
+    """Torchreid with the plugin registered."""
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
 

@@ -179,6 +179,8 @@ def build_network(cfg: Any, num_classes: int) -> Any:
             "from a file with model.pretrained False model.load_weights FILE, or from random "
             "weights with model.pretrained False."
         ) from error
+    except ValueError as error:  # an option of the group spectral is out of range
+        raise InputError(str(error)) from error
 
 
 def to_gpu(model: Any) -> Any:

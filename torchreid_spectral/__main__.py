@@ -45,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("args", nargs=argparse.REMAINDER, help="what the script takes")
     given = parser.parse_args(argv)
     try:
-        script = Path(given.script)
-        if not script.is_file():
-            raise InputError(f"There is no script {given.script!r}.")
+        script = _existing(given.script)
         options = dict(_option(text) for text in given.set)
         register()
         with model_defaults(**options):
@@ -56,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def _existing(script: str) -> Path:
+    if not Path(script).is_file():
+        raise InputError(f"There is no script {script!r}.")
+    return Path(script)
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from torchreid_spectral.config import get_default_config, merge_file, merge_options
-from torchreid_spectral.config import build
+from torchreid_spectral.config import build, get_default_config, merge_file, merge_options
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.registry import model_options
 

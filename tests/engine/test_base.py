@@ -175,7 +175,7 @@ def test_rejects_models_that_give_no_cosines(torchreid, datamanager):
 
 
 def test_gallery_smaller_than_the_ranks(torchreid, datamanager, tmp_path):
-    """torchreid's engine fails with an IndexError."""
+    """Torchreid's engine fails with an IndexError."""
     engine = spectral_engine(torchreid, datamanager)
     result = engine.run(save_dir=str(tmp_path), test_only=True, ranks=[1, 5000])
     assert result.datasets["synthetic_pedestrians"]["none"].rank(5000) == 1.0

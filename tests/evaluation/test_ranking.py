@@ -59,7 +59,7 @@ def test_matches_torchreids_python_evaluator(torchreid, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_cuhk03_metric_with_the_same_draws(torchreid, monkeypatch, seed):
-    """torchreid's own function fails since NumPy 1.24: it asks for np.bool."""
+    """Torchreid's own function fails since NumPy 1.24: it asks for np.bool."""
     from torchreid_spectral import _compat
 
     monkeypatch.setattr(np, "bool", bool, raising=False)

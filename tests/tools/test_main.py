@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from torchreid_spectral.__main__ import main as launch
+from torchreid_spectral.data.synthetic import SyntheticSpec
+
+from ..conftest import TINY
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -61,23 +64,26 @@ def test_spectral_run_end_to_end(torchreid, tiny_options, tmp_path, capsys):
 @pytest.mark.parametrize("loss", ["softmax", "triplet"])
 def test_baseline_equals_torchreids_own_flow(torchreid, tiny_options, tmp_path, capsys, loss):
     """The same losses, seed for seed, as the steps of torchreid's scripts/main.py."""
+    from torchreid_spectral.data.datasets import synthetic_defaults
+
     options = [*tiny_options, "model.name", "osnet_x0_25", "loss.name", loss, "test.eval_freq",
                "5", "loss.triplet.weight_x", "1.0", "data.save_dir", str(tmp_path / "ours")]
     assert main(options) == 0
     ours = losses(capsys.readouterr().out.replace("loss_x", "loss").replace("loss_t", "loss"))
     torchreid.utils.set_random_seed(1)
-    data = torchreid.data.ImageDataManager(
-        root=options[options.index("data.root") + 1],
-        sources=["synthetic_pedestrians"],
-        height=64,
-        width=32,
-        batch_size_train=16,
-        batch_size_test=100,
-        workers=0,
-        num_instances=4,
-        train_sampler="RandomIdentitySampler",
-        use_gpu=False,
-    )
+    with synthetic_defaults(SyntheticSpec(**TINY)):
+        data = torchreid.data.ImageDataManager(
+            root=options[options.index("data.root") + 1],
+            sources=["synthetic_pedestrians"],
+            height=64,
+            width=32,
+            batch_size_train=16,
+            batch_size_test=100,
+            workers=0,
+            num_instances=4,
+            train_sampler="RandomIdentitySampler",
+            use_gpu=False,
+        )
     model = torchreid.models.build_model(
         "osnet_x0_25", data.num_train_pids, loss=loss, pretrained=False, use_gpu=False
     )
@@ -117,7 +123,10 @@ def test_duke_layout(torchreid, data_root, tiny_options, tmp_path, capsys):
         (["loss.name", "softmaxx"], "Unknown loss.name 'softmaxx'. Did you mean softmax"),
         (["rerank.method", "local_blur"], "Did you mean local_blurring"),
         (["-s", "market1502"], "Unknown image dataset 'market1502'. Did you mean market1501"),
-        (["data.sources", "['synthetic_pedestrians']", "synthetic.num_cameras", "9"], "num_camer"),
+        (["synthetic.num_cameras", "9"], "num_cameras must be 2 to 6, got 9"),
+        (["rerank.method", "local_blurring", "rerank.temperature", "-1.0"], "got -1.0"),
+        (["loss.am_softmax.margin", "-1.0"], "margin must be >= 0, got -1.0"),
+        (["loss.spectral.id", "arcface"], "Unknown identity loss 'arcface'"),
     ],
 )  # fmt: skip
 def test_user_errors_exit_with_2_and_no_traceback(torchreid, capsys, tmp_path, arguments, message):
@@ -187,7 +196,7 @@ engine.run(save_dir=sys.argv[3], max_epoch=1, print_freq=1)
 
 @pytest.mark.parametrize("layout", ["pypi", "github"])
 def test_launcher_runs_an_unedited_script(python, data_root, tmp_path, layout):
-    # A dataset of the default spec would be drawn: a tiny one in Market-1501's place instead.
+    # The script knows no sizes: a tiny dataset in Market-1501's place.
     root = tmp_path / "root"
     tree = root / "market1501" / "Market-1501-v15.09.15"
     shutil.copytree(data_root / "synthetic_pedestrians", tree)
@@ -201,7 +210,7 @@ def test_launcher_runs_an_unedited_script(python, data_root, tmp_path, layout):
 @pytest.mark.skipif("TORCHREID_CLONE" not in os.environ, reason="set TORCHREID_CLONE to a clone")
 @pytest.mark.parametrize("layout", ["pypi", "github"])
 def test_torchreids_own_main(python, data_root, tmp_path, layout):
-    """torchreid's scripts/main.py and a YAML of its own; with tools/main.py the same losses."""
+    """Torchreid's scripts/main.py and a YAML of its own; with tools/main.py the same losses."""
     clone = Path(os.environ["TORCHREID_CLONE"])
     root = tmp_path / "root"
     tree = root / "market1501" / "Market-1501-v15.09.15"
@@ -217,6 +226,12 @@ def test_torchreids_own_main(python, data_root, tmp_path, layout):
         ours = python("tools/main.py", *run, layout=layout)
         assert len(losses(theirs.stdout)) >= 2
         assert losses(ours.stdout) == losses(theirs.stdout)
+
+
+def test_wrong_option_of_the_walk(torchreid, capsys, tiny_options, tmp_path):
+    options = [*tiny_options, "model.name", "spectral_osnet_x0_25", "data.save_dir", str(tmp_path)]
+    assert main([*options, "spectral.temperature", "-0.1"]) == 2
+    assert "temperature must be positive, got -0.1" in capsys.readouterr().err
 
 
 def test_launcher_errors(capsys, tmp_path):

@@ -73,6 +73,12 @@ def check_config(cfg: CfgNode) -> None:
             "train.fixbase_epoch trains the classifier alone, but loss.triplet.weight_x is 0 and "
             "leaves it out of the loss. Set train.fixbase_epoch 0 or a weight_x above 0."
         )
+    try:  # what is checked by the objects themselves
+        SyntheticSpec(**cfg.synthetic)
+        build_rerank(cfg)
+        _id_loss(cfg)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
 
@@ -294,18 +300,22 @@ def _model_options(cfg: CfgNode) -> dict[str, Any]:
     return options
 
 
+def _id_loss(cfg: CfgNode) -> nn.Module:
+    if cfg.loss.spectral.id == "am_softmax":
+        return build_id_loss("am_softmax", **cfg.loss.am_softmax)
+    smoothing = 0.1 if cfg.loss.softmax.label_smooth else 0.0
+    return build_id_loss(
+        cfg.loss.spectral.id, scale=cfg.loss.softmax.scale, label_smoothing=smoothing
+    )
+
+
 def _spectral_loss(cfg: CfgNode) -> dict[str, Any]:
     group = cfg.loss.spectral
-    if group.id == "am_softmax":
-        options = dict(cfg.loss.am_softmax)
-    else:
-        smoothing = 0.1 if cfg.loss.softmax.label_smooth else 0.0
-        options = {"scale": cfg.loss.softmax.scale, "label_smoothing": smoothing}
     metric = None
     if group.metric == "triplet":
         metric = _compat.load().losses.TripletLoss(margin=cfg.loss.triplet.margin)
     return {
-        "id_loss": build_id_loss(group.id, **options),
+        "id_loss": _id_loss(cfg),
         "weight": group.weight,
         "weight_walked": group.weight_walked,
         "metric_loss": metric,

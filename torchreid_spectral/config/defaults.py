@@ -90,7 +90,7 @@ _TORCHREID: dict[str, Any] = {
 }
 
 _SPECTRAL: dict[str, Any] = {
-    # The walk and the head of spectral_* models; top_k 0 keeps all, last_stride 0 leaves torchreid's.
+    # The walk and the head of spectral_* models; top_k 0 keeps all, last_stride 0 torchreid's.
     "spectral": {
         "temperature": 0.1,
         "learn_temperature": False,

@@ -50,9 +50,11 @@ def check_available(root: str | Path, names: Iterable[str], kind: str = "image")
         InputError: If a dataset is missing and torchreid cannot download it.
     """
     table = _compat.dataset_tables()[kind]
+    names = sorted(names)
     for name in names:
         if name not in table:
             raise UnknownNameError(f"{kind} dataset", name, table)
+    for name in names:
         folder = getattr(table[name], "dataset_dir", None)
         generated = name == "synthetic_pedestrians"
         if generated or not folder or (Path(root).expanduser() / folder).exists():

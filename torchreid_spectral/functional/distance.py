@@ -63,7 +63,7 @@ def _squared(x: Tensor, y: Tensor) -> Tensor:
     with full_precision(x):
         x, y = at_least_float32(x), at_least_float32(y)
         squares = x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]
-        return (squares - 2 * x @ y.mT).clamp_min(0)
+        return squares.sub(x @ y.mT, alpha=2).clamp_min(0)
 
 
 METRICS = {

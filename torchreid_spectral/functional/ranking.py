@@ -36,8 +36,9 @@ def top_k(
     if k == distances.shape[-1]:
         values, columns = distances.sort(dim=-1, stable=True)
         return columns, values
-    values, columns = distances.topk(k, dim=-1, largest=False, sorted=True)
-    tied = (distances <= values[..., -1:]).sum(dim=-1) > k
+    values, columns = distances.topk(k + 1, dim=-1, largest=False, sorted=True)
+    tied = values[..., k - 1] == values[..., k]
+    values, columns = values[..., :k], columns[..., :k]
     if tied.any():
         ordered = distances[tied].sort(dim=-1, stable=True)
         values[tied], columns[tied] = ordered.values[..., :k], ordered.indices[..., :k]

@@ -123,8 +123,10 @@ class SpectralHead(nn.Module):
             ``(B, I)`` outputs: a tuple for X and X', or one tensor where only one is classified.
         """
         branches = SUPERVISIONS[self.supervision] if self.training else ("plain",)
-        walked = self.walk(features) if "walked" in branches else None
-        stacked = torch.cat([features if name == "plain" else walked for name in branches])
+        nodes = {"plain": features}
+        if "walked" in branches:
+            nodes["walked"] = self.walk(features)
+        stacked = torch.cat([nodes[branch] for branch in branches])
         outputs = self.classify(self.embed(stacked)).chunk(len(branches))
         return outputs[0] if len(outputs) == 1 else outputs
 

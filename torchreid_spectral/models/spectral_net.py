@@ -158,13 +158,14 @@ def make_spectral(
     _replace_classifiers(backbone, head)
     if last_stride is not None:
         set_last_stride(backbone, last_stride)
+    name = type(backbone).__name__
     backbone.__class__ = _spectral_class(type(backbone))  # type: ignore[arg-type]
     model: SpectralNet = backbone  # type: ignore[assignment]
     model.contract, model.test_feature = contract, test_feature
     if test_feature == "bottleneck" and len(model.heads) > 1:
         raise ValueError(
-            f"test_feature='bottleneck' does not fit {type(backbone).__bases__[1].__name__}: its test feature "
-            f"is not what its {len(model.heads)} classifiers see in training. Use 'pooled'."
+            f"test_feature='bottleneck' does not fit {name}: its test feature is not what its "
+            f"{len(model.heads)} classifiers see in training. Use 'pooled'."
         )
     return model
 

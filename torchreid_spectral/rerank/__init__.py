@@ -11,14 +11,23 @@ from typing import Any
 
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.rerank.base import Reranker
+from torchreid_spectral.rerank.k_reciprocal import KReciprocal
 from torchreid_spectral.rerank.local_blurring import LocalBlurring
 from torchreid_spectral.rerank.none import NoReranking
 
-__all__ = ["RERANKERS", "LocalBlurring", "NoReranking", "Reranker", "build_reranker"]
+__all__ = [
+    "RERANKERS",
+    "KReciprocal",
+    "LocalBlurring",
+    "NoReranking",
+    "Reranker",
+    "build_reranker",
+]
 
 RERANKERS: dict[str, Callable[..., Reranker]] = {
     "none": NoReranking,
     "local_blurring": LocalBlurring,
+    "k_reciprocal": KReciprocal,
 }
 """Re-rankers by name."""
 

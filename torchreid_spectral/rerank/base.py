@@ -91,8 +91,10 @@ class Reranker(ABC):
         Returns:
             ``(Q, G)`` distances, float32: ``4 * Q * G`` bytes.
         """
-        parts = [block for _, block in self.iter_distances(query)]
-        return _like(query, torch.cat(parts))
+        distances = self.gallery.new_empty(len(query), len(self.gallery))
+        for rows, block in self.iter_distances(query):
+            distances[rows] = block
+        return _like(query, distances)
 
     def iter_distances(self, query: Array) -> Iterator[tuple[slice, Tensor]]:
         """Compute the distances a chunk of queries at a time, so that none but one is held.
@@ -127,6 +129,8 @@ class Reranker(ABC):
 
 
 def _features(name: str, values: Array) -> Tensor:
+    if isinstance(values, np.ndarray):  # torch takes no reversed and no read-only arrays
+        values = np.require(values, requirements=["C", "W"])
     features = torch.as_tensor(values).detach()
     if features.dim() != 2 or 0 in features.shape:
         raise InputError(f"{name} must be (N, D) with N, D >= 1, got {tuple(features.shape)}.")

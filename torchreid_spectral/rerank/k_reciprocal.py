@@ -67,8 +67,9 @@ class KReciprocal(Reranker):
     are in [0, 1].
 
     Degenerate inputs: with ``k1 >= N`` or ``k2 >= N`` every node is a neighbour. Each image is its
-    own nearest neighbour, whatever duplicates it has; other equal distances are ordered by the
-    lower node, queries first. Where all images are the same all distances are equal.
+    own nearest neighbour, also among duplicates; other equal distances are ordered by the lower
+    node, queries first, so that of more than k1 duplicates the first are the others' neighbours.
+    A row of distances that are all zero stays zero.
 
     Args:
         k1: Neighbours that must be mutual.
@@ -78,7 +79,7 @@ class KReciprocal(Reranker):
         square_distances: Square the metric's distances, as torchreid's ``re_ranking`` does though
             its engine hands it squared ones: the default has fourth powers. The paper's distance
             is ``squared_euclidean`` without, or ``euclidean`` with this.
-        chunk_size: Nodes handled at once; memory is about ``4 * chunk_size * N`` floats.
+        chunk_size: Nodes handled at once; memory is about ``4 * chunk_size * G`` floats.
 
     Raises:
         UnknownNameError: If there is no such ``metric``.
@@ -131,21 +132,6 @@ class KReciprocal(Reranker):
         indices, distances = (torch.cat(part) for part in zip(*parts))
         return _like(query, indices), _like(query, distances)
 
-    def distance_matrix(self, query: Array) -> Array:
-        """Compute all distances; for torchreid's ``evaluate_rank``.
-
-        Args:
-            query: ``(Q, D)`` features.
-
-        Returns:
-            ``(Q, G)`` distances, float32: ``4 * Q * G`` bytes.
-        """
-        features = self._check_query(query)
-        distances = self.gallery.new_empty((len(features), len(self.gallery)))
-        for rows, block in self.iter_distances(features):
-            distances[rows] = block
-        return _like(query, distances)
-
     def iter_distances(self, query: Array) -> Iterator[tuple[slice, Tensor]]:
         """Build the graph of all queries and the gallery, then yield a chunk at a time.
 
@@ -164,16 +150,16 @@ class KReciprocal(Reranker):
             original = METRICS[self.metric](features[rows], self.gallery)
             original = self._normalize(original, near.farthest[rows, None])
             shared = torch.from_numpy(_shared(encoding[rows], by_column)).to(original)
+            shared.clamp_max_(1)  # by rounding it may be more
             jaccard = shared.div_(2 - shared).neg_().add_(1)
-            mixed = jaccard.mul_(1 - self.lambda_value).add_(original, alpha=self.lambda_value)
-            yield rows, mixed
+            jaccard.mul_(1 - self.lambda_value)
+            yield rows, jaccard.add_(original, alpha=self.lambda_value)
 
     def _rank(self, query: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         return nearest(self._distances(query), top_k)
 
     def _distances(self, query: Tensor) -> Tensor:
-        distances: Tensor = self.distance_matrix(query)
-        return distances
+        return torch.as_tensor(self.distance_matrix(query))
 
     def _search(self, nodes: Tensor) -> _Neighbours:
         """Find each node's neighbours and its farthest distance, both from one product."""
@@ -216,7 +202,7 @@ class KReciprocal(Reranker):
         return expanded
 
     def _normalize(self, distances: Tensor, farthest: Tensor) -> Tensor:
-        """Divide by each row's farthest; zero where that is zero. Ratios square without overflow."""
+        """Divide by each row's farthest, zero if that is zero; ratios square without overflow."""
         tiny = torch.finfo(farthest.dtype).tiny
         relative = distances.clamp_min(0).div_(farthest.clamp_min(tiny))
         return relative.square_() if self.square_distances else relative
@@ -234,13 +220,13 @@ class _Neighbours:
     def between(self, rows: NDArray[Any], columns: NDArray[Any], metric: str) -> Tensor:
         """Give the distance of each pair of nodes: looked up, or computed if not a neighbour."""
         known, n = _adjacency(self.indices), len(self.nodes)
-        known.data = np.arange(1, known.nnz + 1)
+        known.data = np.arange(known.nnz)
         known.sort_indices()
         keys = np.repeat(np.arange(n), np.diff(known.indptr)) * n + known.indices
         wanted = rows.astype(np.int64) * n + columns
-        place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        place = np.searchsorted(keys, wanted)  # in range: the last node is its own neighbour
         found = keys[place] == wanted
-        slots = torch.from_numpy(known.data[place] - 1).to(self.nodes.device)
+        slots = torch.from_numpy(known.data[place]).to(self.nodes.device)
         distances = self.distances.flatten()[slots]
         missing = np.flatnonzero(~found)
         step = max(1, PAIRS_AT_ONCE // self.nodes.shape[1])
@@ -255,9 +241,8 @@ class _Neighbours:
 def _adjacency(indices: NDArray[np.int64]) -> Csr:
     """Build the graph in which row i has an edge of weight one to each of ``indices[i]``."""
     n, k = indices.shape
-    ones = np.ones(n * k, dtype=np.float32)
-    columns = indices.flatten()  # a copy: SciPy sorts in place
-    return sparse.csr_array((ones, columns, np.arange(n + 1) * k), shape=(n, n))
+    edges = np.ones(n * k, dtype=np.float32), indices.flatten()  # a copy: SciPy sorts in place
+    return sparse.csr_array((*edges, np.arange(n + 1) * k), shape=(n, n))
 
 
 def _reciprocal(indices: NDArray[np.int64]) -> Csr:
@@ -268,7 +253,7 @@ def _reciprocal(indices: NDArray[np.int64]) -> Csr:
 
 def _expand(reciprocal: Csr, half: Csr) -> Csr:
     """Add to each row's set the half sets of its members that overlap with it by over 2/3."""
-    overlap = (reciprocal @ half.T.tocsr()).multiply(reciprocal).tocsr()
+    overlap = (reciprocal @ half).multiply(reciprocal).tocsr()  # half is symmetric
     sizes = half.sum(axis=1)
     overlap.data = (3 * overlap.data > 2 * sizes[overlap.indices]).astype(np.float32)
     overlap.eliminate_zeros()
