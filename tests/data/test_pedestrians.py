@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from torchreid_spectral.data import pedestrians
+from torchreid_spectral.data import appearance, pedestrians
 from torchreid_spectral.data.pedestrians import (
     Camera,
     Identity,
@@ -154,9 +154,9 @@ def test_views_show_what_they_should() -> None:
 
 @pytest.mark.parametrize("kind", ["bar", "car", "person"])
 def test_occlusion_hides_a_part(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = pedestrians._choose
+    choose = appearance.choose
     monkeypatch.setattr(
-        pedestrians, "_choose", lambda rng, **odds: kind if "bar" in odds else choose(rng, **odds)
+        pedestrians, "choose", lambda rng, **odds: kind if "bar" in odds else choose(rng, **odds)
     )
     camera = _clear(sample_camera(_rng(1)))
     pictures = [

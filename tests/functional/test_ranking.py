@@ -169,6 +169,14 @@ def test_top_k_of_long_rows_full_of_ties(k: int) -> None:
     assert torch.equal(distances, values.gather(1, indices))
 
 
+def test_top_k_of_ties_before_the_last_place() -> None:
+    values = torch.zeros(1, 3000)
+    values[0, ::3] = torch.arange(1.0, 1001.0)  # no tie at the k-th place itself
+    indices, _ = top_k(values, 2001)
+    expected = np.argsort(values.numpy(), axis=1, kind="stable")[:, :2001]
+    assert torch.equal(indices, torch.from_numpy(expected))
+
+
 def test_top_k_takes_leading_dimensions() -> None:
     matrix = features(17, 2, 3, 6)
     indices, distances = top_k(matrix, 4)

@@ -1,0 +1,43 @@
+"""The same on a GPU; skipped where there is none."""
+
+import pytest
+import torch
+
+import torchreid_spectral as ts
+from torchreid_spectral.functional import random_walk, rank_top_k, transition_matrix
+from torchreid_spectral.rerank import build_reranker
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
+
+
+def test_walk_and_autocast():
+    x = torch.randn(64, 32)
+    expected = random_walk(transition_matrix(x, 0.02), x)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        actual = random_walk(transition_matrix(x.cuda(), 0.02), x.cuda())
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["none", "local_blurring", "k_reciprocal"])
+def test_rerankers(name):
+    gallery, query = torch.randn(300, 16), torch.randn(20, 16)
+    expected = build_reranker(name).fit(gallery).distance_matrix(query)
+    actual = build_reranker(name).fit(gallery.cuda()).distance_matrix(query.cuda())
+    assert actual.is_cuda
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_top_k():
+    gallery, query = torch.randn(300, 16), torch.randn(20, 16)
+    indices, _ = rank_top_k(query.cuda(), gallery.cuda(), 10)
+    assert torch.equal(indices.cpu(), rank_top_k(query, gallery, 10)[0])
+
+
+def test_model_step(torchreid):
+    model = ts.build_model("spectral_osnet_x0_25", 5, loss="spectral", pretrained=False).cuda()
+    (plain, walked), _ = model(torch.rand(8, 3, 64, 32, device="cuda"))
+    (plain.sum() + walked.sum()).backward()
+    assert all(p.grad is not None for p in model.classifier.parameters())
