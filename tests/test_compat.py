@@ -1,6 +1,7 @@
 """Tests of torchreid_spectral._compat and of registration, in both layouts of torchreid."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ class Malicious:
 def test_malicious_checkpoint_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Malicious()}, tmp_path / "evil.pth")
-    with pytest.raises(InputError, match="cannot be loaded safely|can be loaded safely"):
+    with pytest.raises(InputError, match="evil.pth is not a checkpoint that can be loaded safely"):
         _compat.load_checkpoint(tmp_path / "evil.pth")
     assert not (tmp_path / "owned").exists()
 
@@ -135,16 +136,52 @@ def test_no_unsafe_load_in_the_package():
         assert "weights_only=False" not in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(
+    _compat._torchvision_library_loads(), reason="torchvision's compiled part loads here"
+)
 def test_broken_torchvision_is_mended(python):
+    broken = python("-c", "import torchvision", check=False)
+    assert "torchvision::nms does not exist" in broken.stderr
     code = """
 from torchreid_spectral import _compat
-_compat._torchvision_library_loads = lambda: False
-import torch
-try:
-    torch.ops.torchvision.nms
-except AttributeError:
-    _compat._mend_torchvision()
+_compat._mend_torchvision(); _compat._mend_torchvision()
 import torchvision.transforms
 print("imports")
 """
     assert python("-c", code).stdout.strip() == "imports"
+
+
+def test_a_library_that_does_not_load_is_noticed(tmp_path, monkeypatch):
+    (tmp_path / "_C.so").write_bytes(b"no library")
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(_compat.importlib.util, "find_spec", lambda name: spec)
+    assert not _compat._torchvision_library_loads()
+
+
+def test_pretrained_weights_are_loaded_weights_only(torchreid, monkeypatch, tmp_path):
+    torch.save({"weights": Malicious()}, tmp_path / "evil.pth")
+    url = (tmp_path / "evil.pth").as_uri()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("resnet", "senet", "nasnet", "inceptionv4"):
+        module = _compat.submodule(f"models.{name}")
+        with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+            module.model_zoo.load_url(url)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_resume_between_gpu_and_cpu(torchreid, tmp_path):
+    source = torch.nn.Linear(2, 2)
+    state = {f"module.{name}": value for name, value in source.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 4}, tmp_path / "gpu.pth")
+    target = torch.nn.Linear(2, 2)
+    assert torchreid.utils.resume_from_checkpoint(tmp_path / "gpu.pth", target) == 4
+    torch.testing.assert_close(target.weight, source.weight)
+    with pytest.raises(InputError, match="does not fit this model"):
+        torchreid.utils.resume_from_checkpoint(tmp_path / "gpu.pth", torch.nn.Linear(3, 3))
+
+
+def test_empty_checkpoint_is_named(tmp_path):
+    (tmp_path / "empty.pth").write_bytes(b"")
+    with pytest.raises(InputError, match="empty.pth is not a checkpoint"):
+        _compat.load_checkpoint(tmp_path / "empty.pth")

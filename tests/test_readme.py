@@ -22,7 +22,10 @@ def test_two_commands():
     assert (REPOSITORY / ".ci" / "run").read_text().count("<!-- test command -->") == 1
 
 
-@pytest.mark.parametrize("key", re.findall(r"^\| `((?:spectral|loss|train|sampler)\.[a-z_.]+)`", README, re.MULTILINE))
+KEYS = re.findall(r"^\| `((?:spectral|loss|train|sampler)\.[a-z_.]+)`", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_config_keys_exist(key):
     from torchreid_spectral.config import get_default_config
     from torchreid_spectral.config.defaults import _leaves

@@ -81,7 +81,10 @@ def run(args: argparse.Namespace) -> Any:
     log = Path(cfg.data.save_dir) / f"{kind}.log{time.strftime('-%Y-%m-%d-%H-%M-%S')}"
     with tee(log), build.active_defaults(cfg):
         print(f"Show configuration\n{cfg}\n")
-        engine = assemble(cfg)
+        try:
+            engine = assemble(cfg)
+        except (AssertionError, ValueError) as error:  # torchreid's checks of its options
+            raise InputError(str(error) or "torchreid refused the config") from error
         result = engine.run(**build.run_kwargs(cfg))
         if result is not None:
             print(table(result))
@@ -108,6 +111,7 @@ def assemble(cfg: Any) -> Any:
     """Build data, model, optimiser, schedule and engine, drawing random numbers as torchreid."""
     from torchreid_spectral import _compat
     from torchreid_spectral.config import build
+    from torchreid_spectral.engine.results import commit_of
 
     torchreid = _compat.load()
     datamanager = load_data(cfg)
@@ -118,18 +122,18 @@ def assemble(cfg: Any) -> Any:
     print(f"Model complexity: params={num_params:,} flops={flops:,}")
     if cfg.model.load_weights:
         require_file("model.load_weights", cfg.model.load_weights)
-        torchreid.utils.load_pretrained_weights(model, cfg.model.load_weights)
+        load_weights(model, cfg.model.load_weights)
     if cfg.use_gpu:
         model = to_gpu(model)
     optimizer = build.build_optimizer(cfg, model)
     scheduler = build.build_scheduler(cfg, optimizer)
     if cfg.model.resume:
         require_file("model.resume", cfg.model.resume)
-        cfg.train.start_epoch = torchreid.utils.resume_from_checkpoint(
-            cfg.model.resume, model, optimizer=optimizer, scheduler=scheduler
+        cfg.train.start_epoch = _compat.resume_from_checkpoint(
+            cfg.model.resume, model, optimizer, scheduler
         )
     print(f"Building {cfg.loss.name}-engine for {cfg.data.type}-reid")
-    record = {"config": to_dict(cfg), "seed": cfg.train.seed}
+    record = {"config": to_dict(cfg), "seed": cfg.train.seed, "commit": commit_of(__file__)}
     return build.build_engine(cfg, datamanager, model, optimizer, scheduler, record=record)
 
 
@@ -140,15 +144,15 @@ def load_data(cfg: Any) -> Any:
 
     try:
         return build.build_datamanager(cfg)
-    except RuntimeError as error:
-        if "is not found" not in str(error):
+    except (RuntimeError, OSError, IndexError) as error:
+        if isinstance(error, RuntimeError) and "is not found" not in str(error):
             raise
         names = [*cfg.data.sources, *cfg.data.targets]
         folders = {name: folder_of(name, cfg.data.type) for name in names}
         guilty = [name for name, folder in folders.items() if f"/{folder}" in str(error)]
         name = (guilty or names)[0]
         raise InputError(
-            missing_message(name, cfg.data.root, folders[name], str(error))
+            missing_message(name, cfg.data.root, folders[name], f"torchreid: {error}")
         ) from error
 
 
@@ -161,8 +165,6 @@ def folder_of(name: str, kind: str) -> str:
 
 def build_network(cfg: Any, num_classes: int) -> Any:
     """Build the model; a failed download of its first weights becomes a clear message."""
-    from urllib.error import URLError
-
     import torchreid_spectral as ts
 
     try:
@@ -173,7 +175,7 @@ def build_network(cfg: Any, num_classes: int) -> Any:
             pretrained=cfg.model.pretrained,
             use_gpu=cfg.use_gpu,
         )
-    except (URLError, ConnectionError, TimeoutError) as error:
+    except OSError as error:
         raise InputError(
             f"The ImageNet weights of {cfg.model.name} could not be downloaded ({error}). Start "
             "from a file with model.pretrained False model.load_weights FILE, or from random "
@@ -195,6 +197,22 @@ def to_gpu(model: Any) -> Any:
         print(f"The graph spans the whole batch: using 1 of {count} GPUs.")
         devices = [0]
     return torch.nn.DataParallel(model, device_ids=devices).cuda()
+
+
+def load_weights(model: Any, path: str) -> None:
+    """Load what fits; stop where nothing does, while torchreid would go on with random weights."""
+    from torchreid_spectral import _compat
+
+    content = _compat.load_checkpoint(path)
+    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
+    own = model.state_dict()
+    names = {name.removeprefix("module.") for name in weights}
+    if not names & own.keys():
+        raise InputError(
+            f"model.load_weights {path} holds no weight of {type(model).__name__}: it has "
+            f"{sorted(names)[:3]}, the model {sorted(own)[:3]}."
+        )
+    _compat.load().utils.load_pretrained_weights(model, path)
 
 
 def require_file(key: str, path: str) -> None:

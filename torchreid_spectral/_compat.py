@@ -13,16 +13,17 @@ import importlib.util
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.model_zoo
 
+from torchreid_spectral._files import write_whole
 from torchreid_spectral.errors import InputError
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "model_factory",
     "prepare",
     "replace_everywhere",
+    "resume_from_checkpoint",
     "save_checkpoint",
 ]
 
@@ -94,6 +96,8 @@ def prepare() -> ModuleType:
     tools = importlib.import_module(root.__name__ + ".utils.torchtools")
     replace_everywhere(tools.load_checkpoint, load_checkpoint)
     replace_everywhere(tools.save_checkpoint, save_checkpoint)
+    replace_everywhere(tools.resume_from_checkpoint, resume_from_checkpoint)
+    replace_everywhere(torch.utils.model_zoo, SimpleNamespace(load_url=_load_url))
     return root
 
 
@@ -208,8 +212,8 @@ def load_checkpoint(fpath: str | os.PathLike[str]) -> Any:  # noqa: ANN401 (what
     except Exception as error:  # torch raises many kinds for a bad file
         raise InputError(
             f"{path} is not a checkpoint that can be loaded safely (weights only): "
-            f"{str(error).splitlines()[0]} If it is truncated, copy it anew; if it holds Python "
-            "objects, save its state_dict alone where you trust it."
+            f"{_first_line(error)} If it is truncated, copy it anew; if it holds Python objects, "
+            "save its state_dict alone where you trust it."
         ) from error
 
 
@@ -247,25 +251,64 @@ def save_checkpoint(
             name.removeprefix("module."): value for name, value in plain["state_dict"].items()
         }
     folder = Path(save_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"model.pth.tar-{plain['epoch']}"
-    _write_whole(path, lambda temporary: torch.save(plain, temporary))
+    write_whole(path, lambda temporary: torch.save(plain, temporary))
     if is_best:
-        _write_whole(
-            folder / "model-best.pth.tar", lambda temporary: shutil.copyfile(path, temporary)
-        )
+        best = folder / "model-best.pth.tar"
+        write_whole(best, lambda temporary: shutil.copyfile(path, temporary))
     sys.stdout.write(f'Checkpoint saved to "{path}"\n')
 
 
-def _write_whole(path: Path, write: Callable[[str], object]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
+def resume_from_checkpoint(
+    fpath: str | os.PathLike[str],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,  # noqa: ANN401
+) -> int:
+    """Go on from a checkpoint, whether it was saved on one GPU, several or none.
+
+    Takes the place of torchreid's function of that name, which cannot move a checkpoint between
+    GPU and CPU: DataParallel's prefix in the names is taken off here.
+
+    Args:
+        fpath: Path of a checkpoint.
+        model: Gets the weights; it may be wrapped in DataParallel.
+        optimizer: Gets its state, if given.
+        scheduler: Gets its state, if given.
+
+    Returns:
+        The epoch to start with.
+
+    Raises:
+        InputError: If the checkpoint is of another model or optimiser.
+    """
+    checkpoint = load_checkpoint(fpath)
+    network = model.module if isinstance(model, torch.nn.DataParallel) else model
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        weights = checkpoint["state_dict"]
+        network.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})
+        for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
+            if part is not None and name in checkpoint:
+                part.load_state_dict(checkpoint[name])
+        epoch = int(checkpoint["epoch"])
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{fpath} does not fit this model and optimiser ({_first_line(error)}). Resume with "
+            "the config it was trained with, or take its weights alone with model.load_weights."
+        ) from error
+    sys.stdout.write(f'Resumed from "{fpath}", epoch {epoch}\n')
+    return epoch
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _load_url(url: str, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Download weights as torchreid's models do, but never unpickle more than tensors."""
+    sys.stdout.write(f"Downloading weights from {url}\n")
+    options = {"map_location": "cpu"} | kwargs | {"weights_only": True}
+    return torch.hub.load_state_dict_from_url(url, **options)
 
 
 def _alias_layout(root: ModuleType) -> None:
@@ -287,7 +330,7 @@ def _mend_torchvision() -> None:
     A torchvision wheel for CUDA next to a CPU-only PyTorch fails on import with "operator
     torchvision::nms does not exist", though torchreid needs only its Python transforms.
     """
-    if "torchvision" in sys.modules or _torchvision_library_loads():
+    if _KEPT_ALIVE or "torchvision" in sys.modules or _torchvision_library_loads():
         return
     library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901 (kept alive below)
     for name in ("nms", "qnms"):

@@ -127,6 +127,12 @@ def test_duke_layout(torchreid, data_root, tiny_options, tmp_path, capsys):
         (["rerank.method", "local_blurring", "rerank.temperature", "-1.0"], "got -1.0"),
         (["loss.am_softmax.margin", "-1.0"], "margin must be >= 0, got -1.0"),
         (["loss.spectral.id", "arcface"], "Unknown identity loss 'arcface'"),
+        (["loss.spectral.weight", "-1.0"], "weights must be >= 0"),
+        (["train.optim", "sgdd"], "Unknown train.optim 'sgdd'. Did you mean sgd"),
+        (["train.lr_scheduler", "cosin"], "Did you mean cosine"),
+        (["sampler.train_sampler", "IdentityOnce"], "Did you mean IdentityOnceSampler"),
+        (["--transforms", "random_flp"], "Unknown transform 'random_flp'. Did you mean random_fl"),
+        (["test.rerank", "True", "rerank.method", "local_blurring"], "test.dist_metric cosine"),
     ],
 )  # fmt: skip
 def test_user_errors_exit_with_2_and_no_traceback(torchreid, capsys, tmp_path, arguments, message):
@@ -170,6 +176,11 @@ def test_missing_weights_stop_the_run(torchreid, capsys, tiny_options, tmp_path)
     (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")
     assert main([*options, "model.load_weights", str(tmp_path / "bad.pth")]) == 2
     assert "bad.pth is not a checkpoint" in capsys.readouterr().err
+    torch.save({"foreign": torch.ones(1)}, tmp_path / "other.pth")
+    assert main([*options, "model.load_weights", str(tmp_path / "other.pth")]) == 2
+    assert "holds no weight of ResNet" in capsys.readouterr().err
+    assert main([*options, "train.lr", "-1.0"]) == 2
+    assert "Invalid learning rate" in capsys.readouterr().err
 
 
 SCRIPT = """

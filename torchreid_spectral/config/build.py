@@ -7,6 +7,7 @@ The keys of torchreid are mapped as torchreid's own script maps them.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -22,8 +23,11 @@ from torchreid_spectral.engine import image as engines
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.engine.schedulers import warmup_defaults
 from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.losses import DeepSupervisionLoss
 from torchreid_spectral.losses.registry import METRIC_LOSSES, build_id_loss
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "active_defaults",
@@ -37,6 +41,8 @@ __all__ = [
 ]
 
 LOSS_NAMES = ("softmax", "triplet", "spectral")
+# What torchreid's build_transforms knows; it passes over any other word.
+TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -49,12 +55,19 @@ def check_config(cfg: CfgNode) -> None:
         InputError: If something does not fit.
         UnknownNameError: If a model, loss, re-ranker or distance is not known.
     """
+    schedulers = _compat.submodule("optim.lr_scheduler").AVAI_SCH
+    samplers = _compat.submodule("data.sampler").AVAI_SAMPLERS
     for kind, name, known in (
         ("model", cfg.model.name, {*_compat.model_factory(), *registry.list_models()}),
         ("loss.name", cfg.loss.name, LOSS_NAMES),
         ("re-ranker", cfg.rerank.method, RERANKERS),
         ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),
         ("data.type", cfg.data.type, ("image", "video")),
+        ("train.optim", cfg.train.optim, _compat.submodule("optim.optimizer").AVAI_OPTIMS),
+        ("train.lr_scheduler", cfg.train.lr_scheduler, schedulers),
+        ("sampler.train_sampler", cfg.sampler.train_sampler, samplers),
+        ("sampler.train_sampler_t", cfg.sampler.train_sampler_t, samplers),
+        *(("transform", name, TRANSFORMS) for name in cfg.data.transforms),
     ):
         if name not in known:
             raise UnknownNameError(kind, name, known)
@@ -76,9 +89,22 @@ def check_config(cfg: CfgNode) -> None:
     try:  # what is checked by the objects themselves
         SyntheticSpec(**cfg.synthetic)
         build_rerank(cfg)
-        _id_loss(cfg)
+        DeepSupervisionLoss(
+            _id_loss(cfg), cfg.loss.spectral.weight, cfg.loss.spectral.weight_walked
+        )
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
+    if cfg.test.rerank and cfg.rerank.method == "local_blurring":
+        if cfg.test.dist_metric != "cosine":
+            raise InputError(
+                "rerank.method local_blurring compares by cosine: set test.dist_metric cosine, "
+                f"got {cfg.test.dist_metric}, so that both views differ by the walk alone."
+            )
+    if spectral_model and cfg.loss.name == "triplet" and cfg.loss.triplet.weight_x == 0:
+        logger.warning(
+            "loss.triplet.weight_x is 0: only the backbone's features are trained and the walk "
+            "has no effect. Set it above 0 to train the spectral head."
+        )
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
 

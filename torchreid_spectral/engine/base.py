@@ -24,7 +24,7 @@ from torchreid_spectral import _compat
 from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, write_json
 from torchreid_spectral.evaluation import QueryResults, RankingMetrics, evaluate_queries
 from torchreid_spectral.report.ranked_lists import draw_ranked_lists
-from torchreid_spectral.rerank import NoReranking, Reranker
+from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
 
 __all__ = ["METRIC_NAMES", "ReportingMixin"]
 
@@ -39,7 +39,8 @@ class ReportingMixin:
 
     Args:
         *args: Of the torchreid engine.
-        reranker: Post-processing of the final test; none if not given.
+        reranker: Post-processing of the final test; where ``run`` or ``test`` are asked to
+            re-rank and there is none, k-reciprocal as in torchreid.
         reranker_name: Name of its view in the results.
         record: What to save beside the metrics: effective config, seed and the like.
         picture_queries: How many queries to draw with their ranked lists; 0 for no picture.
@@ -62,30 +63,45 @@ class ReportingMixin:
         self.record = dict(record or {})
         self.picture_queries, self.progress = picture_queries, progress
         self.result: TestResult | None = None
-        self._rerank = False
+        self._rerank = self._training = False
 
-    def run(self, save_dir: str = "log", **kwargs: Any) -> TestResult | None:  # noqa: ANN401
+    def run(
+        self,
+        save_dir: str = "log",
+        max_epoch: int = 0,
+        start_epoch: int = 0,
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> TestResult | None:
         """Train and test as torchreid's ``run`` does, then save and return the metrics.
 
         Args:
             save_dir: Where checkpoints, logs and ``metrics.json`` go.
+            max_epoch: Epochs to train.
+            start_epoch: Epochs that a checkpoint has trained already.
+            *args: Of torchreid's ``run``.
             **kwargs: Of torchreid's ``run``; ``rerank`` applies to the final test too.
 
         Returns:
             The final test's metrics; ``None`` if no test was run.
         """
         engine: Any = self
-        self._rerank = bool(kwargs.pop("rerank", False)) and self.reranker is not None
+        self._rerank = bool(kwargs.pop("rerank", False))
+        self._training = not kwargs.get("test_only", False)
+        engine.epoch = max(max_epoch - 1, 0)  # what it is where nothing is left to train
         started = time.perf_counter()
-        super().run(save_dir=save_dir, **kwargs)  # type: ignore[misc]
+        try:
+            super().run(save_dir, max_epoch, start_epoch, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._training = False
         if self.result is None:
             return None
         metrics = {
             "metrics": self.result.as_dict(kwargs.get("ranks", (1, 5, 10, 20))),
             "epochs": 0 if kwargs.get("test_only") else engine.epoch + 1,
             "seconds": dict(self.result.seconds) | {"total": time.perf_counter() - started},
-            **self.record,
             **provenance(),
+            **self.record,
         }
         path = Path(save_dir) / "metrics.json"
         write_json(metrics, path)
@@ -121,8 +137,10 @@ class ReportingMixin:
             The metrics; as a number they are rank-1 of the last dataset.
         """
         engine: Any = self
-        final = engine.writer is None or engine.epoch + 1 == engine.max_epoch
+        final = not self._training or engine.epoch + 1 == engine.max_epoch
         kwargs["rerank"] = bool(kwargs.get("rerank")) or (self._rerank and final)
+        if self._training:  # whatever fails in the test, the trained weights are safe
+            self.save_model(engine.epoch, float("nan"), kwargs.get("save_dir", "log"))
         self._collected: dict[str, dict[str, RankingMetrics]] = {}
         self._seconds: dict[str, float] = {}
         super().test(*args, **kwargs)  # type: ignore[misc]
@@ -153,11 +171,15 @@ class ReportingMixin:
         views: dict[str, Reranker] = {PLAIN: NoReranking(metric=METRIC_NAMES[dist_metric])}
         if rerank and self.reranker is not None:
             views[self.reranker_name] = self.reranker
+        elif rerank:  # what the flag means in torchreid
+            views["k_reciprocal"] = KReciprocal(metric=METRIC_NAMES[dist_metric])
         self._collected[dataset_name] = collected = {}
         for view, method in views.items():
             started = time.perf_counter()
             method.fit(gallery[0], gallery[2])
-            collected[view] = _measure(method, query, gallery, use_metric_cuhk03)
+            collected[view] = _measure(
+                method, query, gallery, max(50, *ranks), use_metric_cuhk03
+            )
             self._seconds[f"{dataset_name}/{view}"] = time.perf_counter() - started
             _log_metrics(dataset_name, view, collected[view], ranks)
         self._draw(dataset_name, views, query[0], visrank, visrank_topk, save_dir)
@@ -217,8 +239,10 @@ class ReportingMixin:
         engine: Any = self
         for name in engine.get_model_names():
             scheduler = engine._scheds[name]
+            model = engine._models[name]
+            network = model.module if isinstance(model, torch.nn.DataParallel) else model
             state = {
-                "state_dict": engine._models[name].state_dict(),
+                "state_dict": network.state_dict(),
                 "epoch": epoch + 1,
                 "rank1": float(rank1),
                 "optimizer": engine._optims[name].state_dict(),
@@ -244,7 +268,11 @@ class _Bar:
 
 
 def _measure(
-    method: Reranker, query: Sequence[Any], gallery: Sequence[Any], use_metric_cuhk03: bool
+    method: Reranker,
+    query: Sequence[Any],
+    gallery: Sequence[Any],
+    max_rank: int,
+    use_metric_cuhk03: bool,
 ) -> RankingMetrics:
     """Evaluate a chunk of queries at a time, so that no Q x G matrix is held."""
     features, pids, camids = query
@@ -256,7 +284,8 @@ def _measure(
                 gallery[1],
                 camids[rows],
                 gallery[2],
-                use_metric_cuhk03=use_metric_cuhk03,
+                max_rank,
+                use_metric_cuhk03,
             )
             for rows, block in method.iter_distances(features)
         ]

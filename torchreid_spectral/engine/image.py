@@ -133,8 +133,8 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
     ) -> dict[str, Tensor]:
         accuracy = _compat.load().metrics.accuracy
         feature = features[0] if isinstance(features, (tuple, list)) else features
-        temperature = self.network.heads[0].walk.temperature
-        graph = transition_matrix(feature.detach().float(), temperature)
+        temperature = float(self.network.heads[0].walk.temperature)
+        graph = transition_matrix(feature.float(), temperature)
         found = {"escape": escape_probability(graph, pids)}
         if plain:
             found["acc"] = accuracy(plain[0], pids)[0]

@@ -6,16 +6,16 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torchreid_spectral._files import write_whole
 from torchreid_spectral.evaluation import RankingMetrics
 
-__all__ = ["TestResult", "provenance", "write_json"]
+__all__ = ["TestResult", "commit_of", "provenance", "write_json"]
 
 PLAIN = "none"
 _VERSIONS_OF = ("torchreid-spectral", "torch", "torchvision", "torchreid", "numpy")
@@ -73,7 +73,7 @@ def provenance() -> dict[str, Any]:
         "versions": {name: _version(name) for name in _VERSIONS_OF},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        "commit": _commit(),
+        "commit": commit_of(__file__),
     }
 
 
@@ -84,16 +84,8 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         content: What to write.
         path: Where; the folder is made if missing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _version(package: str) -> str | None:
@@ -103,17 +95,26 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """Name the commit of this source tree, with ``-dirty`` where it was changed."""
+def commit_of(file: str) -> str | None:
+    """Name the commit that a file is part of, with ``-dirty`` where its checkout was changed.
+
+    Args:
+        file: A source file.
+
+    Returns:
+        The commit, or ``None`` for a file that git does not track, such as an installed one.
+    """
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        for command in (["git", "ls-files", "--error-unmatch", Path(file).name], describe):
+            result = subprocess.run(
+                command,
+                cwd=Path(file).parent,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip() or None

@@ -85,7 +85,7 @@ def patch_schedulers() -> None:
     """Let torchreid's ``build_lr_scheduler`` know ``warmup_multi_step``; idempotent."""
     module = _compat.submodule("optim.lr_scheduler")
     original = module.build_lr_scheduler
-    if hasattr(original, "__wrapped__"):
+    if WARMUP_MULTI_STEP in module.AVAI_SCH:
         return
 
     @wraps(original)

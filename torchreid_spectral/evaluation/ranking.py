@@ -225,6 +225,11 @@ def _ranks(
     ranks = np.cumsum(counts)[: len(near)] + np.arange(1, len(near) + 1)
     tied = np.flatnonzero(np.searchsorted(near, distances, side="left") != slots)
     tied = np.setdiff1d(tied, np.concatenate([positives, dropped]), assume_unique=True)
+    if len(tied) > 64:  # so many that a full sort is cheaper
+        kept = np.ones(len(distances), dtype=bool)
+        kept[dropped] = False
+        full = np.argsort(distances, kind="stable")
+        return np.flatnonzero(np.isin(full[kept[full]], positives)) + 1
     for other in tied:
         ranks[(near == distances[other]) & (positives > other)] += 1
     return ranks

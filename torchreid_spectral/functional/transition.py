@@ -90,7 +90,9 @@ def softmax_transition(
     Raises:
         ValueError: If ``temperature`` or ``top_k`` is out of range, or a node has nowhere to go.
     """
-    if float(temperature) <= 0:
+    # A learned temperature on a GPU is positive by construction: asking would stall the queue.
+    on_gpu = isinstance(temperature, Tensor) and temperature.is_cuda
+    if not on_gpu and not float(temperature) > 0:
         raise ValueError(f"temperature must be positive, got {float(temperature)}.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be >= 1, got {top_k}.")

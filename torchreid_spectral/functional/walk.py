@@ -91,6 +91,7 @@ def random_walk_limit(
         raise ValueError(f"restart must be in (0, 1], got {restart}: without it no unique limit.")
     with full_precision(features):
         wide = at_least_float32(transition)
+        wide = wide.to(torch.promote_types(wide.dtype, features.dtype))
         identity = torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device)
         system = identity - (1 - restart) * wide
         limit = torch.linalg.solve(system, restart * at_least_float32(features).to(wide.dtype))

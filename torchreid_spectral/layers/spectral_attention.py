@@ -199,9 +199,9 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_walk(temperature: float, steps: float, restart: float) -> None:
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
-    if steps < 0:
+    if not steps >= 0:
         raise ValueError(f"steps must be >= 0, got {steps}.")
     if not math.isinf(steps) and steps != int(steps):
         raise ValueError(f"steps must be a whole number or inf, got {steps}.")

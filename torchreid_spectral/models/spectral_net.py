@@ -65,7 +65,15 @@ class SpectralNet(nn.Module):
 
         Returns:
             See the class.
+
+        Raises:
+            RuntimeError: If DataParallel runs it on several GPUs.
         """
+        if self.training and getattr(self, "_is_replica", False):
+            raise RuntimeError(
+                "DataParallel would cut the batch graph into one part a GPU. Use one GPU "
+                "(CUDA_VISIBLE_DEVICES=0)."
+            )
         result = super().forward(*args, **kwargs)
         if not self.training:
             return self._test_output(result) if self.test_feature == "bottleneck" else result

@@ -31,7 +31,7 @@ def draw_ranked_lists(
 ) -> None:
     """Draw the top of the ranking of evenly spaced queries, a row for each view.
 
-    Right and wrong answers differ in colour (blue, orange) and in the sign under the image. As in
+    Right and wrong answers differ in colour (blue, orange) and in the word under the image. As in
     the protocol, images of the query's own identity and camera are left out.
 
     Args:
@@ -90,7 +90,7 @@ def _draw_row(
     _paste(canvas, TITLE, top, query[0], QUERY, "query")
     for rank, (path, right) in enumerate(answers, start=1):
         left = TITLE + rank * (SIZE[0] + GAP)
-        colour, sign = (RIGHT, "✓") if right else (WRONG, "✗")
+        colour, sign = (RIGHT, "right") if right else (WRONG, "no")
         _paste(canvas, left, top, path, colour, f"{rank} {sign}")
 
 

@@ -41,7 +41,8 @@ class Reranker(ABC):
         """Take in the gallery.
 
         Args:
-            gallery: ``(G, D)`` features, float16 to float64, array or tensor.
+            gallery: ``(G, D)`` features, float16 to float64, array or tensor. Float32 ones are
+                not copied: leave them as they are while the re-ranker is used.
             camids: ``(G,)`` camera of each image; most methods do not look at it.
 
         Returns:
