@@ -91,9 +91,10 @@ def softmax_transition(
         ValueError: If ``temperature`` or ``top_k`` is out of range, or a node has nowhere to go.
     """
     # A learned temperature on a GPU is positive by construction: asking would stall the queue.
-    on_gpu = isinstance(temperature, Tensor) and temperature.is_cuda
-    if not on_gpu and not float(temperature) > 0:
-        raise ValueError(f"temperature must be positive, got {float(temperature)}.")
+    learned = isinstance(temperature, Tensor)
+    value = temperature.detach() if learned else temperature
+    if not (learned and value.is_cuda) and not value > 0:
+        raise ValueError(f"temperature must be positive, got {float(value)}.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be >= 1, got {top_k}.")
     with full_precision(similarity):

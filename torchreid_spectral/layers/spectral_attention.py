@@ -175,7 +175,7 @@ class SpectralAttention(nn.Module):
         Returns:
             One line for ``repr``.
         """
-        temperature = float(self.temperature)
+        temperature = float(torch.as_tensor(self.temperature).detach())
         return (
             f"over={self.over}, similarity={self.similarity}, temperature={temperature:.4g}"
             f"{' (learned)' if self.learn_temperature else ''}, heads={self.heads}, "
