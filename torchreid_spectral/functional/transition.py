@@ -91,9 +91,8 @@ def softmax_transition(
         ValueError: If ``temperature`` or ``top_k`` is out of range, or a node has nowhere to go.
     """
     # A learned temperature on a GPU is positive by construction: asking would stall the queue.
-    learned = isinstance(temperature, Tensor)
-    value = temperature.detach() if learned else temperature
-    if not (learned and value.is_cuda) and not value > 0:
+    value = temperature.detach() if isinstance(temperature, Tensor) else torch.tensor(temperature)
+    if not value.is_cuda and not value > 0:
         raise ValueError(f"temperature must be positive, got {float(value)}.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be >= 1, got {top_k}.")
