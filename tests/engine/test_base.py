@@ -195,7 +195,8 @@ def test_a_failure_in_the_test_loses_no_training(torchreid, datamanager, tmp_pat
 
 def test_rerank_without_a_reranker_is_torchreids(torchreid, datamanager, tmp_path):
     engine = spectral_engine(torchreid, datamanager)
-    result = engine.test(rerank=True)
+    result = engine.test(rerank=True, save_dir=str(tmp_path))
+    assert (tmp_path / "metrics.json").exists()
     assert list(result.datasets["synthetic_pedestrians"]) == ["none", "k_reciprocal"]
 
 

@@ -64,6 +64,7 @@ class ReportingMixin:
         self.picture_queries, self.progress = picture_queries, progress
         self.result: TestResult | None = None
         self._rerank = self._training = False
+        self._started = time.perf_counter()
 
     def run(
         self,
@@ -73,7 +74,7 @@ class ReportingMixin:
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> TestResult | None:
-        """Train and test as torchreid's ``run`` does, then save and return the metrics.
+        """Train and test as torchreid's ``run`` does; each test's metrics are saved.
 
         Args:
             save_dir: Where checkpoints, logs and ``metrics.json`` go.
@@ -89,24 +90,25 @@ class ReportingMixin:
         self._rerank = bool(kwargs.pop("rerank", False))
         self._training = not kwargs.get("test_only", False)
         engine.epoch = max(max_epoch - 1, 0)  # what it is where nothing is left to train
-        started = time.perf_counter()
+        self._started = time.perf_counter()
         try:
             super().run(save_dir, max_epoch, start_epoch, *args, **kwargs)  # type: ignore[misc]
         finally:
             self._training = False
-        if self.result is None:
-            return None
+        return self.result
+
+    def _save_metrics(self, result: TestResult, save_dir: str, ranks: Sequence[int]) -> None:
+        engine: Any = self
         metrics = {
-            "metrics": self.result.as_dict(kwargs.get("ranks", (1, 5, 10, 20))),
-            "epochs": 0 if kwargs.get("test_only") else engine.epoch + 1,
-            "seconds": dict(self.result.seconds) | {"total": time.perf_counter() - started},
+            "metrics": result.as_dict(ranks),
+            "epochs": engine.epoch + 1 if self._training else 0,
+            "seconds": dict(result.seconds) | {"total": time.perf_counter() - self._started},
             **provenance(),
             **self.record,
         }
         path = Path(save_dir) / "metrics.json"
         write_json(metrics, path)
         logger.info("Metrics saved to %s", path)
-        return self.result
 
     def train(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Train one epoch under a progress bar.
@@ -125,7 +127,7 @@ class ReportingMixin:
             engine.train_loader = loader
 
     def test(self, *args: Any, **kwargs: Any) -> TestResult:  # noqa: ANN401
-        """Test on all target datasets.
+        """Test on all target datasets and save ``metrics.json`` where a ``save_dir`` is given.
 
         Post-processing is applied in the final test, or where ``rerank`` asks for it.
 
@@ -145,6 +147,10 @@ class ReportingMixin:
         self._seconds: dict[str, float] = {}
         super().test(*args, **kwargs)  # type: ignore[misc]
         self.result = TestResult(self._collected, self._seconds)
+        if kwargs.get("save_dir"):
+            self._save_metrics(
+                self.result, kwargs["save_dir"], kwargs.get("ranks", (1, 5, 10, 20))
+            )
         return self.result
 
     @torch.no_grad()
