@@ -12,7 +12,7 @@ from torchreid_spectral import _compat
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.engine import ImageSpectralEngine
-from torchreid_spectral.engine.image import ImageSoftmaxReportingEngine
+from torchreid_spectral.engine.stock import ImageSoftmaxReportingEngine
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.rerank import build_reranker
 

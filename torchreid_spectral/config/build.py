@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 from torchreid_spectral import _compat, registry
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
-from torchreid_spectral.engine import image as engines
+from torchreid_spectral.engine import image, stock
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.engine.schedulers import warmup_defaults
 from torchreid_spectral.errors import InputError, UnknownNameError
@@ -269,17 +269,17 @@ def build_engine(
         **reporting,
     }
     if cfg.loss.name == "spectral":
-        return engines.ImageSpectralEngine(datamanager, model, **parts, **_spectral_loss(cfg))
+        return image.ImageSpectralEngine(datamanager, model, **parts, **_spectral_loss(cfg))
     parts["label_smooth"] = cfg.loss.softmax.label_smooth
     video = cfg.data.type == "video"
     if video:
         parts["pooling_method"] = cfg.video.pooling_method
     if cfg.loss.name == "softmax":
         kind: Any = (
-            engines.VideoSoftmaxReportingEngine if video else engines.ImageSoftmaxReportingEngine
+            stock.VideoSoftmaxReportingEngine if video else stock.ImageSoftmaxReportingEngine
         )
         return kind(datamanager, model, **parts)
-    kind = engines.VideoTripletReportingEngine if video else engines.ImageTripletReportingEngine
+    kind = stock.VideoTripletReportingEngine if video else stock.ImageTripletReportingEngine
     return kind(
         datamanager,
         model,

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from torchreid_spectral import _compat
 from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, write_json
+from torchreid_spectral.engine.step import StepMixin
 from torchreid_spectral.evaluation import QueryResults, RankingMetrics, evaluate_queries
 from torchreid_spectral.report.ranked_lists import draw_ranked_lists
 from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
@@ -34,7 +35,7 @@ METRIC_NAMES = {"euclidean": "squared_euclidean", "cosine": "cosine"}
 """torchreid's names of distances to ours: its "euclidean" is the squared one."""
 
 
-class ReportingMixin:
+class ReportingMixin(StepMixin):
     """Goes before a torchreid engine: ``class Engine(ReportingMixin, ImageSoftmaxEngine)``.
 
     Args:

@@ -1,4 +1,4 @@
-"""The engine of the spectral method, and torchreid's own image engines with reporting.
+"""The engine of the spectral method.
 
 Source: C. Luo, Y. Chen, N. Wang, Z. Zhang, *Spectral Feature Transformation for Person
 Re-identification*, ICCV 2019.
@@ -18,25 +18,9 @@ from torchreid_spectral.functional import escape_probability, transition_matrix
 from torchreid_spectral.losses import AMSoftmaxLoss, DeepSupervisionLoss
 from torchreid_spectral.models import SpectralNet
 
-__all__ = ["ImageSoftmaxReportingEngine", "ImageSpectralEngine", "ImageTripletReportingEngine"]
+__all__ = ["ImageSpectralEngine"]
 
 _engines: Any = _compat.load().engine
-
-
-class ImageSoftmaxReportingEngine(ReportingMixin, _engines.ImageSoftmaxEngine):
-    """torchreid's ``ImageSoftmaxEngine``; same losses, results returned and saved."""
-
-
-class ImageTripletReportingEngine(ReportingMixin, _engines.ImageTripletEngine):
-    """torchreid's ``ImageTripletEngine``; same losses, results returned and saved."""
-
-
-class VideoSoftmaxReportingEngine(ReportingMixin, _engines.VideoSoftmaxEngine):
-    """torchreid's ``VideoSoftmaxEngine``; same losses, results returned and saved."""
-
-
-class VideoTripletReportingEngine(ReportingMixin, _engines.VideoTripletEngine):
-    """torchreid's ``VideoTripletEngine``; same losses, results returned and saved."""
 
 
 class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc]
@@ -88,32 +72,30 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         self.criterion = DeepSupervisionLoss(criterion, weight, weight_walked)
         self.metric_loss, self.weight_metric = metric_loss, weight_metric
 
-    def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
-        """Take one training step.
+    def compute_losses(
+        self,
+        outputs: Any,  # noqa: ANN401
+        targets: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss, its parts, accuracies in % and the escape probability.
 
         Args:
-            data: A batch of torchreid's loader.
+            outputs: The model's pair of outputs and features.
+            targets: ``(B,)`` identity of each image.
 
         Returns:
-            Loss, its parts, accuracies in % and the escape probability.
+            The loss, and what is logged.
         """
-        images, pids = self.parse_data_for_train(data)
-        if self.use_gpu:
-            images, pids = images.cuda(non_blocking=True), pids.cuda(non_blocking=True)
-        outputs, features = self.model(images)
-        plain, walked = self._branches(outputs)
-        loss = id_loss = self.criterion(plain, walked, pids)
-        summary = {"loss_id": id_loss}
+        logits, features = outputs
+        plain, walked = self._branches(logits)
+        loss = id_loss = self.criterion(plain, walked, targets)
+        parts = {"loss_id": id_loss}
         if self.metric_loss is not None:
-            parts = features if isinstance(features, (tuple, list)) else (features,)
-            metric = torch.stack([self.metric_loss(part, pids) for part in parts]).mean()
+            nodes = features if isinstance(features, (tuple, list)) else (features,)
+            metric = torch.stack([self.metric_loss(node, targets) for node in nodes]).mean()
             loss = loss + self.weight_metric * metric
-            summary["loss_metric"] = metric
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        summary |= {"loss": loss} | self._diagnose(plain, walked, features, pids)
-        return {name: value.item() for name, value in summary.items()}
+            parts["loss_metric"] = metric
+        return loss, parts | {"loss": loss} | self._diagnose(plain, walked, features, targets)
 
     def _branches(self, outputs: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: ANN401
         """Split what the model gives into outputs before and after the walk."""

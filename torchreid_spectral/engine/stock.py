@@ -1,0 +1,89 @@
+"""torchreid's own engines in this package's loop: the same losses, figures returned and saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from torchreid_spectral import _compat
+from torchreid_spectral.engine.base import ReportingMixin
+
+__all__ = [
+    "ImageSoftmaxReportingEngine",
+    "ImageTripletReportingEngine",
+    "VideoSoftmaxReportingEngine",
+    "VideoTripletReportingEngine",
+]
+
+_engines: Any = _compat.load().engine
+
+
+class _SoftmaxLosses(ReportingMixin):
+    """torchreid's softmax loss as the step wants it."""
+
+    def compute_losses(
+        self,
+        outputs: Any,  # noqa: ANN401
+        targets: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute torchreid's cross-entropy and accuracy.
+
+        Args:
+            outputs: Logits ``(B, I)``, or a tuple of them.
+            targets: ``(B,)`` identities.
+
+        Returns:
+            The loss, and what is logged.
+        """
+        engine: Any = self
+        loss = engine.compute_loss(engine.criterion, outputs, targets)
+        accuracy = _compat.load().metrics.accuracy(outputs, targets)[0]
+        return loss, {"loss": loss, "acc": accuracy}
+
+
+class _TripletLosses(ReportingMixin):
+    """torchreid's triplet and softmax losses as the step wants them."""
+
+    def compute_losses(
+        self,
+        outputs: Any,  # noqa: ANN401
+        targets: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute torchreid's weighted sum, and accuracy.
+
+        Args:
+            outputs: Pair of logits and features.
+            targets: ``(B,)`` identities.
+
+        Returns:
+            The loss, and what is logged.
+        """
+        engine: Any = self
+        logits, features = outputs
+        loss: Any = 0
+        parts = {}
+        if engine.weight_t > 0:
+            parts["loss_t"] = engine.compute_loss(engine.criterion_t, features, targets)
+            loss = loss + engine.weight_t * parts["loss_t"]
+        if engine.weight_x > 0:
+            parts["loss_x"] = engine.compute_loss(engine.criterion_x, logits, targets)
+            loss = loss + engine.weight_x * parts["loss_x"]
+            parts["acc"] = _compat.load().metrics.accuracy(logits, targets)[0]
+        return loss, parts
+
+
+class ImageSoftmaxReportingEngine(_SoftmaxLosses, _engines.ImageSoftmaxEngine):
+    """torchreid's ``ImageSoftmaxEngine``; same losses, results returned and saved."""
+
+
+class ImageTripletReportingEngine(_TripletLosses, _engines.ImageTripletEngine):
+    """torchreid's ``ImageTripletEngine``; same losses, results returned and saved."""
+
+
+class VideoSoftmaxReportingEngine(_SoftmaxLosses, _engines.VideoSoftmaxEngine):
+    """torchreid's ``VideoSoftmaxEngine``; same losses, results returned and saved."""
+
+
+class VideoTripletReportingEngine(_TripletLosses, _engines.VideoTripletEngine):
+    """torchreid's ``VideoTripletEngine``; same losses, results returned and saved."""
