@@ -1,0 +1,87 @@
+"""Tests of torchreid_spectral.report.comparison and history."""
+
+import json
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.report.comparison import (
+    Run,
+    Spread,
+    comparison_table,
+    load_run,
+    paired_difference,
+    summarise,
+)
+from torchreid_spectral.report.history import read_history, seconds_a_step
+
+
+def run(seed, mAP, rank1, view="none", seconds=0.5):
+    figures = {"mAP": mAP, "rank-1": rank1, "queries": 5, "valid_queries": 5}
+    return Run(seed, {"demo": {view: figures}}, seconds)
+
+
+def test_spread_is_that_of_the_statistics_module():
+    values = [0.2, 0.5, 0.9]
+    spread = Spread.of(values)
+    assert spread.mean == pytest.approx(statistics.mean(values))
+    assert spread.std == pytest.approx(statistics.stdev(values))
+    # the 97.5 % point of Student's t with two degrees of freedom, from a printed table
+    assert spread.half_width == pytest.approx(4.303 * spread.std / math.sqrt(3), rel=1e-3)
+    alone = Spread.of([0.3])
+    assert alone.mean == 0.3 and math.isnan(alone.std) and math.isnan(alone.half_width)
+
+
+def test_differences_are_paired_by_seed():
+    difference = paired_difference({1: 0.5, 2: 0.7, 9: 0.0}, {2: 0.71, 1: 0.52, 7: 1.0})
+    assert difference.values == pytest.approx((0.02, 0.01))
+    assert difference.std < 0.01  # while the runs differ by 0.2
+    with pytest.raises(InputError, match=r"share no seed: \[1\] and \[2\]"):
+        paired_difference({1: 0.0}, {2: 0.0})
+
+
+def test_summary_and_table():
+    runs = {
+        "base": [run(1, 0.5, 0.6), run(2, 0.7, 0.8)],
+        "new": [run(1, 0.52, 0.59), run(2, 0.73, 0.83)],
+        "walked": [run(1, 0.1, 0.2, view="local_blurring", seconds=None)],
+    }
+    summary = summarise(runs)
+    assert json.loads(json.dumps(summary)) == summary
+    rows = summary["datasets"]["demo"]["none"]
+    assert list(rows) == ["base", "new"]
+    assert rows["base"]["mAP"]["difference"] is None
+    assert rows["new"]["mAP"]["by_seed"] == {"1": 0.52, "2": 0.73}
+    assert rows["new"]["mAP"]["difference"]["mean"] == pytest.approx(0.025)
+    assert rows["new"]["rank-1"]["difference"]["mean"] == pytest.approx(0.01)
+    assert "queries" not in rows["new"]
+    assert summary["seconds_a_step"] == {"base": 0.5, "new": 0.5, "walked": None}
+    text = comparison_table(summary)
+    assert "demo, without post-processing" in text and "demo, with local_blurring" in text
+    line = next(line for line in text.splitlines() if line.startswith("new"))
+    cells = ["62.50 ± 14.85", "71.00 ± 16.97", "+2.50 ± 0.71", "+1.00 ± 2.83", "0.500", "2"]
+    assert [cell in line for cell in cells] == [True] * len(cells)
+    assert "±" not in next(line for line in text.splitlines() if line.startswith("walked"))
+
+
+def test_history_takes_the_latest_value_of_a_step(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    for attempt, steps in enumerate([range(4), range(2, 6)]):
+        with SummaryWriter(str(tmp_path), filename_suffix=str(attempt)) as writer:
+            for step in steps:
+                writer.add_scalar("Train/loss", 10 * attempt + step, step, walltime=attempt + 1)
+                writer.add_scalar("Train/time", 9.0 if step == 0 else 0.25, step)
+    history = read_history(tmp_path)
+    np.testing.assert_array_equal(history["Train/loss"].steps, np.arange(6))
+    np.testing.assert_array_equal(history["Train/loss"].values, [0, 1, 12, 13, 14, 15])
+    assert seconds_a_step(history) == pytest.approx(0.25)
+    assert read_history(tmp_path / "none") == {} and seconds_a_step({}) is None
+
+
+def test_rejects_a_folder_without_result(tmp_path):
+    with pytest.raises(InputError, match=r"metrics.json holds no result of tools/main.py"):
+        load_run(tmp_path)

@@ -1,0 +1,116 @@
+"""Tests of tools/compare.py."""
+
+import json
+
+import pytest
+
+from .test_main import load_tool
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+compare = load_tool("compare")
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run tools/main.py in this process and count its runs."""
+    main, runs = load_tool("main").main, []
+
+    def launch(arguments, output):
+        runs.append(list(arguments))
+        output.write_text("what it printed\n")
+        return main(arguments)
+
+    monkeypatch.setattr(compare, "launch", launch)
+    return runs
+
+
+def arguments(tiny_options, out):
+    return ["configs/baseline_demo.yaml", "--variant", "walked", "configs/spectral_demo.yaml",
+            "spectral.temperature", "0.2", "--seeds", "2", "--first-seed", "5", "--out", str(out),
+            "--set", *tiny_options, "model.name", "spectral_osnet_x0_25", "rerank.k", "5",
+            "report.ranked_lists", "0"]  # fmt: skip
+
+
+def test_compares_and_resumes(torchreid, tiny_options, tmp_path, in_process, capsys):
+    given = arguments(tiny_options, tmp_path)
+    assert compare.main(given) == 0
+    assert len(in_process) == 4
+    shown = capsys.readouterr().out
+    assert "synthetic_pedestrians, with local_blurring" in shown
+    summary = json.loads((tmp_path / "comparison.json").read_text())
+    assert summary["seeds"] == {"baseline_demo": [5, 6], "walked": [5, 6]}
+    rows = summary["datasets"]["synthetic_pedestrians"]["none"]
+    for name, seed in (("baseline_demo", 5), ("walked", 6)):
+        saved = json.loads((tmp_path / name / f"seed_{seed}" / "metrics.json").read_text())
+        value = saved["metrics"]["synthetic_pedestrians"]["none"]["mAP"]
+        assert rows[name]["mAP"]["by_seed"][str(seed)] == value
+    assert saved["config"]["spectral"]["temperature"] == 0.2
+    assert summary["seconds_a_step"]["walked"] > 0
+
+    (tmp_path / "walked" / "seed_6" / "metrics.json").unlink()
+    assert compare.main(given) == 0
+    assert len(in_process) == 5 and str(tmp_path / "walked" / "seed_6") in in_process[-1]
+    repeated = json.loads((tmp_path / "comparison.json").read_text())
+    assert repeated["datasets"] == summary["datasets"]
+
+    assert compare.main([*given, "train.lr", "0.5"]) == 2
+    message = capsys.readouterr().err
+    assert "holds a run of another config: train.lr was 0.003, now 0.5" in message
+    assert len(in_process) == 5
+
+
+def test_failed_run_is_reported_and_the_rest_goes_on(torchreid, tmp_path, monkeypatch, capsys):
+    def launch(arguments, output):
+        output.write_text("Traceback\nMemoryError: too large\n")
+        return 1
+
+    monkeypatch.setattr(compare, "launch", launch)
+    given = ["configs/baseline_demo.yaml", "--seeds", "2", "--out", str(tmp_path)]
+    assert compare.main(given) == 1
+    captured = capsys.readouterr()
+    assert captured.out.count("MemoryError: too large") == 2
+    assert "failed: baseline_demo seed 2" in captured.err
+
+
+def test_unfinished_run_is_not_taken(tmp_path):
+    config = compare.effective(compare.Variant("a", "configs/baseline_demo.yaml"), 1, [])
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"config": {"train": {"seed": 1}}, "epochs": 3, "metrics": {}})
+    )
+    with pytest.raises(compare.InputError, match="another config"):
+        compare.finished(tmp_path, config)
+    nested = {}
+    for key, value in config.items():
+        *path, last = key.split(".")
+        node = nested
+        for name in path:
+            node = node.setdefault(name, {})
+        node[last] = value
+    content = {"config": nested, "epochs": 3, "metrics": {}}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    assert not compare.finished(tmp_path, config)
+    (tmp_path / "metrics.json").write_text(json.dumps(content | {"epochs": 48}))
+    assert compare.finished(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "at least one config"),
+        (["configs/spectral_demo.yaml", "a/spectral_demo.yaml"], "a name of its own"),
+        (["--variant", "x"], "--variant takes NAME FILE"),
+        (["configs/spectral_demo.yaml", "--seeds", "0"], "--seeds must be >= 1, got 0"),
+        (["nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["configs/spectral_demo.yaml", "--set", "trian.lr", "1"], "Did you mean train.lr"),
+    ],
+)
+def test_rejects(given, message, capsys, tmp_path):
+    assert compare.main([*given, "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_in_processes_of_their_own(torchreid, tiny_options, tmp_path):
+    given = arguments(tiny_options, tmp_path)
+    assert compare.main(given) == 0
+    assert "mAP:" in (tmp_path / "walked" / "seed_5" / "output.txt").read_text()

@@ -1,0 +1,187 @@
+"""Run several configs under equal seeds and compare them: mean, spread and paired difference.
+
+Differences are to the first config. Finished runs are kept: the same command goes on where it
+was stopped.
+
+Example:
+    python tools/compare.py configs/baseline_demo.yaml configs/spectral_demo.yaml --seeds 3
+    python tools/compare.py configs/spectral_demo.yaml --seeds 3 \
+        --variant control configs/spectral_demo.yaml spectral.supervision plain_twice \
+        --set train.max_epoch 12
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torchreid_spectral.errors import InputError
+
+MAIN = Path(__file__).with_name("main.py")
+# What does not change a result, or is set by the run itself.
+FREE_KEYS = {"use_gpu", "data.root", "data.workers", "data.save_dir", "model.resume",
+             "train.start_epoch", "train.print_freq"}  # fmt: skip
+
+
+class Variant(NamedTuple):
+    """A config file with options of its own."""
+
+    name: str
+    file: str
+    options: tuple[str, ...] = ()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit status: 0, 1 where a run failed, 2 where the user can mend something.
+    """
+    args = parse(argv)
+    try:
+        return run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("configs", nargs="*", help="config files; the first is compared with")
+    parser.add_argument("--variant", nargs="+", action="append", default=[],
+                        metavar="ARG", help="NAME FILE [KEY VALUE ...]; may be repeated")  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3, help="runs a config (default 3)")
+    parser.add_argument("--first-seed", type=int, default=1, help="seeds count from here")
+    parser.add_argument("--out", type=Path, default=Path("log/compare"), help="folder")
+    parser.add_argument("--root", default="", help="folder that holds the datasets")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+                        help="config options for all runs")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is not there yet, then write table and JSON."""
+    variants = collect(args)
+    if args.seeds < 1:
+        raise InputError(f"--seeds must be >= 1, got {args.seeds}.")
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    shared = [*(["data.root", args.root] if args.root else []), *args.set]
+    # A round of all configs a seed: what is there after a stop can be compared already.
+    jobs = [(variant, seed) for seed in seeds for variant in variants]
+    configs = {job: effective(*job, shared) for job in jobs}  # wrong options stop before training
+    todo = [job for job in jobs if not finished(folder_of(args.out, *job), configs[job])]
+    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished already.", flush=True)
+    failed = [job for job in todo if not launch_one(args.out, job, shared)]
+    done = {v.name: [folder_of(args.out, v, s) for s in seeds if (v, s) not in failed]
+            for v in variants}  # fmt: skip
+    conclude(args.out, {name: folders for name, folders in done.items() if folders})
+    for variant, seed in failed:
+        print(f"failed: {variant.name} seed {seed}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def collect(args: argparse.Namespace) -> list[Variant]:
+    """List what is compared."""
+    variants = [Variant(Path(file).stem, file) for file in args.configs]
+    for given in args.variant:
+        if len(given) < 2:
+            raise InputError(f"--variant takes NAME FILE [KEY VALUE ...], got {given}.")
+        variants.append(Variant(given[0], given[1], tuple(given[2:])))
+    names = [variant.name for variant in variants]
+    if not variants or len(set(names)) < len(names):
+        raise InputError(f"Give at least one config, each under a name of its own, got {names}.")
+    return variants
+
+
+def effective(variant: Variant, seed: int, shared: Sequence[str]) -> dict[str, Any]:
+    """Merge what the run's config will be: key to value."""
+    from torchreid_spectral.config import get_default_config, merge_file, merge_options
+    from torchreid_spectral.config.defaults import _leaves
+
+    cfg = get_default_config()
+    merge_file(cfg, variant.file)
+    merge_options(cfg, [*variant.options, *shared, "train.seed", str(seed)])
+    return dict(_leaves(cfg))
+
+
+def folder_of(out: Path, variant: Variant, seed: int) -> Path:
+    """Give the run's ``data.save_dir``."""
+    return out / variant.name / f"seed_{seed}"
+
+
+def finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Say whether the run is there, whole and of this config."""
+    from torchreid_spectral.config import get_default_config
+    from torchreid_spectral.config.defaults import _leaves
+
+    try:
+        saved = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        # a key that came later had its default
+        had = dict(_leaves(get_default_config())) | dict(_leaves(saved["config"]))
+        epochs = saved["epochs"]
+    except (OSError, ValueError, KeyError):
+        return False
+    differing = sorted(key for key, value in config.items()
+                       if key not in FREE_KEYS and had[key] != value)  # fmt: skip
+    if differing:
+        key = differing[0]
+        raise InputError(
+            f"{folder} holds a run of another config: {key} was {had[key]!r}, now "
+            f"{config[key]!r} ({len(differing)} keys differ). Remove it or choose another --out."
+        )
+    return bool(config["test.evaluate"] or epochs >= config["train.max_epoch"])
+
+
+def launch_one(out: Path, job: tuple[Variant, int], shared: Sequence[str]) -> bool:
+    """Run one training and say how it went."""
+    variant, seed = job
+    folder = folder_of(out, variant, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{variant.name} seed {seed} ...", end=" ", flush=True)
+    options = [*variant.options, *shared, "train.seed", str(seed), "data.save_dir", str(folder)]
+    started = time.perf_counter()
+    status = launch(["--config-file", variant.file, *options], folder / "output.txt")
+    minutes = (time.perf_counter() - started) / 60
+    if status == 0 and (folder / "metrics.json").is_file():
+        print(f"done in {minutes:.1f} min", flush=True)
+        return True
+    tail = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+    print(f"failed with exit status {status} after {minutes:.1f} min; its last lines:")
+    print("\n".join(f"    {line}" for line in tail), flush=True)
+    return False
+
+
+def launch(arguments: Sequence[str], output: Path) -> int:
+    """Run tools/main.py in a process of its own, so that no run sees another's state."""
+    with output.open("w", encoding="utf-8") as file:
+        command = [sys.executable, str(MAIN), *arguments]
+        result = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
+    return result.returncode
+
+
+def conclude(out: Path, done: Mapping[str, Sequence[Path]]) -> None:
+    """Write ``comparison.json`` and the table."""
+    from torchreid_spectral.engine.results import provenance, write_json
+    from torchreid_spectral.report.comparison import comparison_table, load_run, summarise
+
+    if not done:
+        return
+    summary = summarise({name: [load_run(f) for f in folders] for name, folders in done.items()})
+    text = comparison_table(summary)
+    write_json(summary | provenance(), out / "comparison.json")
+    (out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}\n\nSaved to {out / 'comparison.json'}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,236 @@
+r"""Several configs under equal seeds: means, spreads and paired differences.
+
+With the figure :math:`x_s` of a config and :math:`b_s` of the first config under seed s of n:
+
+.. math::
+    \bar d = \tfrac1n \sum_s (x_s - b_s), \qquad
+    s_d^2 = \tfrac{1}{n-1} \sum_s (x_s - b_s - \bar d)^2, \qquad
+    \bar d \pm t_{0.975, n-1} \, s_d / \sqrt n
+
+The last is the 95 % interval of Student's t for the mean difference. Equal seeds share data order
+and initial weights where the models are alike, so the pairs differ by less than the runs do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.report.history import read_history, seconds_a_step
+
+__all__ = ["Run", "Spread", "comparison_table", "load_run", "paired_difference", "summarise"]
+
+SHOWN = ("mAP", "rank-1")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Args:
+        seed: ``train.seed``.
+        metrics: Dataset to view to figure to value.
+        seconds_a_step: Of training; ``None`` where nothing was trained.
+    """
+
+    seed: int
+    metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
+    seconds_a_step: float | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and spread over seeds.
+
+    Args:
+        mean: Mean.
+        std: Standard deviation of the sample; NaN for one seed.
+        half_width: Half of the mean's 95 % interval; NaN for one seed.
+        values: One a seed.
+    """
+
+    mean: float
+    std: float
+    half_width: float
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Compute it.
+
+        Args:
+            values: One a seed, at least one.
+
+        Returns:
+            Mean and spread.
+        """
+        array, count = np.asarray(values, dtype=np.float64), len(values)
+        if count == 1:
+            return cls(float(array[0]), math.nan, math.nan, tuple(values))
+        std = float(array.std(ddof=1))
+        half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
+        return cls(float(array.mean()), std, half, tuple(values))
+
+
+def load_run(folder: Path) -> Run:
+    """Read a finished run's figures.
+
+    Args:
+        folder: Its ``data.save_dir``.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: If it has no readable ``metrics.json``.
+    """
+    path = folder / "metrics.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Run(
+            content["config"]["train"]["seed"],
+            content["metrics"],
+            seconds_a_step(read_history(folder)),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} holds no result of tools/main.py ({error!r}).") from error
+
+
+def paired_difference(base: Mapping[int, float], other: Mapping[int, float]) -> Spread:
+    """Compare two configs seed by seed.
+
+    Args:
+        base: Seed to figure.
+        other: The same of the other config.
+
+    Returns:
+        Other minus base, over the seeds that both have.
+
+    Raises:
+        InputError: If they share no seed.
+    """
+    shared = sorted(base.keys() & other.keys())
+    if not shared:
+        raise InputError(f"The runs share no seed: {sorted(base)} and {sorted(other)}.")
+    return Spread.of([other[seed] - base[seed] for seed in shared])
+
+
+def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """Compute means, spreads and differences to the first config.
+
+    Args:
+        runs: Config name to its runs, at least one each.
+
+    Returns:
+        ``{"seeds": ..., "baseline": name, "seconds_a_step": {name: ...}, "datasets": {dataset:
+        {view: {name: {figure: {"mean", "std", "half_width", "by_seed", "difference"}}}}}}``; a
+        view that only some configs have lists only these, and its differences are to the first
+        of them.
+    """
+    names = list(runs)
+    datasets: dict[str, Any] = {}
+    for dataset, view in _views(runs):
+        having = {
+            name: {run.seed: run.metrics[dataset][view] for run in runs[name]
+                   if view in run.metrics.get(dataset, {})}
+            for name in names
+        }  # fmt: skip
+        having = {name: by_seed for name, by_seed in having.items() if by_seed}
+        base = next(iter(having.values()))
+        datasets.setdefault(dataset, {})[view] = {
+            name: _figures(base, by_seed, is_base=by_seed is base)
+            for name, by_seed in having.items()
+        }
+    times = {name: [r.seconds_a_step for r in runs[name] if r.seconds_a_step] for name in names}
+    return {
+        "seeds": {name: sorted(run.seed for run in runs[name]) for name in names},
+        "baseline": names[0],
+        "seconds_a_step": {name: float(np.mean(t)) if t else None for name, t in times.items()},
+        "datasets": datasets,
+    }
+
+
+def comparison_table(summary: Mapping[str, Any]) -> str:
+    """Lay the summary out as text: figures in %, ``mean ± std``, differences in points.
+
+    Args:
+        summary: Of :func:`summarise`.
+
+    Returns:
+        One table a dataset and view.
+    """
+    parts = []
+    for dataset, views in summary["datasets"].items():
+        for view, rows in views.items():
+            title = "without post-processing" if view == "none" else f"with {view}"
+            parts.append(f"{dataset}, {title}\n" + _rows(rows, summary))
+    return "\n\n".join(parts)
+
+
+def _rows(rows: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    width = max(len("config"), *map(len, rows))
+    heads = [*SHOWN, *(f"difference {name}" for name in SHOWN), "s/step", "seeds"]
+    lines = [f"{'config':{width}}" + "".join(f"{head:>20}" for head in heads)]
+    for name, figures in rows.items():
+        cells = [_percent(figures[figure]) for figure in SHOWN]
+        cells += [_percent(figures[figure]["difference"], sign="+") for figure in SHOWN]
+        seconds = summary["seconds_a_step"][name]
+        cells += ["" if seconds is None else f"{seconds:.3f}", str(len(summary["seeds"][name]))]
+        lines.append(f"{name:{width}}" + "".join(f"{cell:>20}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _percent(spread: Mapping[str, Any] | None, sign: str = "") -> str:
+    if spread is None:
+        return "-"
+    mean = f"{100 * spread['mean']:{sign}.2f}"
+    return mean if spread["std"] is None else f"{mean} ± {100 * spread['std']:.2f}"
+
+
+def _views(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
+    """List datasets and views in the order of their first appearance."""
+    found = {
+        (dataset, view): None
+        for of_config in runs.values()
+        for run in of_config
+        for dataset, views in run.metrics.items()
+        for view in views
+    }
+    return list(found)
+
+
+def _figures(
+    base: Mapping[int, Mapping[str, float]],
+    by_seed: Mapping[int, Mapping[str, float]],
+    *,
+    is_base: bool,
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for figure in next(iter(by_seed.values())):
+        if figure != "mAP" and not figure.startswith("rank-"):
+            continue
+        values = {seed: figures[figure] for seed, figures in sorted(by_seed.items())}
+        result[figure] = _plain(Spread.of(list(values.values())))
+        result[figure]["by_seed"] = {str(seed): value for seed, value in values.items()}
+        others = {seed: figures[figure] for seed, figures in base.items()}
+        shared = not is_base and bool(others.keys() & values.keys())
+        difference = paired_difference(others, values) if shared else None
+        result[figure]["difference"] = None if difference is None else _plain(difference)
+    return result
+
+
+def _plain(spread: Spread) -> dict[str, Any]:
+    """Give what JSON can hold: it knows no NaN."""
+    return {
+        "mean": spread.mean,
+        "std": None if math.isnan(spread.std) else spread.std,
+        "half_width": None if math.isnan(spread.half_width) else spread.half_width,
+    }

@@ -1,0 +1,68 @@
+"""What a training wrote on its way: the scalars of its TensorBoard files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Curve", "read_history", "seconds_a_step"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One scalar over the training.
+
+    Args:
+        steps: ``(N,)`` ascending; each once, the latest value where a run was resumed.
+        values: ``(N,)``.
+    """
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+def read_history(folder: Path) -> dict[str, Curve]:
+    """Read all scalars of a log folder.
+
+    Args:
+        folder: The ``data.save_dir`` of a run.
+
+    Returns:
+        Tag, such as ``Train/loss``, to its curve; empty where there are no TensorBoard files.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    latest: dict[str, dict[int, tuple[float, float]]] = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        events = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 1})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            points = latest.setdefault(tag, {})
+            for event in events.Scalars(tag):
+                if event.wall_time >= points.get(event.step, (0.0, 0.0))[0]:
+                    points[event.step] = (event.wall_time, event.value)
+    return {tag: _curve(points) for tag, points in latest.items()}
+
+
+def seconds_a_step(history: dict[str, Curve]) -> float | None:
+    """Give the mean time of a training step, loading included.
+
+    torchreid writes the mean since the epoch's start; its median over the run is taken, so that a
+    slow first step does not count.
+
+    Args:
+        history: Of :func:`read_history`.
+
+    Returns:
+        Seconds, or ``None`` where nothing was trained.
+    """
+    curve = history.get("Train/time")
+    return None if curve is None or len(curve.values) == 0 else float(np.median(curve.values))
+
+
+def _curve(points: dict[int, tuple[float, float]]) -> Curve:
+    steps = sorted(points)
+    return Curve(np.array(steps, dtype=np.int64), np.array([points[step][1] for step in steps]))
