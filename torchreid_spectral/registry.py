@@ -7,7 +7,6 @@ embedded dataset, the sampler and the scheduler become known under their names.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -191,16 +190,11 @@ def model_options() -> dict[str, Any]:
     """Describe the options of spectral models.
 
     Returns:
-        Name to default, as of :func:`~torchreid_spectral.models.make_spectral`.
+        Name to default, as of :class:`~torchreid_spectral.models.SpectralOptions`.
     """
-    from torchreid_spectral.models import make_spectral
+    from torchreid_spectral.models import SpectralOptions
 
-    parameters = inspect.signature(make_spectral).parameters
-    return {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if parameter.default is not parameter.empty and name != "contract"
-    }
+    return SpectralOptions.defaults()
 
 
 def _show_messages() -> None:

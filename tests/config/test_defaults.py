@@ -115,3 +115,54 @@ def test_reranker_gets_the_options_it_has(torchreid):
     merge_options(cfg, ["rerank.method", "k_reciprocal", "rerank.k1", "9"])
     assert build.build_rerank(cfg).k1 == 9
     assert isinstance(UnknownNameError("a", "b", ["c"]), ValueError)
+
+
+@pytest.mark.parametrize("text", ["inf", ".inf"])
+def test_closed_form_is_reachable(torchreid, tmp_path, text):
+    cfg = get_default_config()
+    path = tmp_path / "c.yaml"
+    path.write_text(f"spectral:\n  steps: {text}\n")
+    merge_file(cfg, path)
+    assert cfg.spectral.steps == float("inf")
+    merge_options(cfg, ["spectral.steps", "2"])
+    assert cfg.spectral.steps == 2 and isinstance(cfg.spectral.steps, int)
+    merge_options(cfg, ["spectral.steps", "inf"])
+    with pytest.raises(InputError, match="train.max_epoch takes int"):
+        merge_options(cfg, ["train.max_epoch", "inf"])
+    with pytest.raises(InputError, match="spectral.steps takes int"):
+        merge_options(cfg, ["spectral.steps", "many"])
+
+
+WALKS = {
+    "steps": ["steps", "3"],
+    "restart": ["restart", "0.2"],
+    "closed form": ["steps", "inf", "restart", "0.1"],
+    "mutual": ["mutual", "True", "top_k", "3"],
+    "symmetric": ["normalization", "symmetric"],
+    "detached": ["detach_transition", "True"],
+    "groups": ["heads", "2", "group_shuffling", "True"],
+    "memory": ["memory", "16"],
+}
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_every_walk_is_built_from_the_config(torchreid, walk):
+    import torch
+
+    import torchreid_spectral as ts
+
+    cfg, pairs = get_default_config(), WALKS[walk]
+    merge_options(
+        cfg, [f"spectral.{part}" if i % 2 == 0 else part for i, part in enumerate(pairs)]
+    )
+    with build.active_defaults(cfg):
+        model = ts.build_model("spectral_osnet_x0_25", 3, loss="spectral", pretrained=False)
+    layer = model.heads[0].walk
+    for name, value in zip(pairs[::2], pairs[1::2]):
+        found = layer.memory.size if name == "memory" else getattr(layer, name)
+        assert str(found) == value
+    for _ in range(2):
+        outputs, _ = model(torch.rand(4, 3, 64, 32))
+        assert len(outputs) == (3 if walk == "groups" else 2)
+        torch.stack(outputs).sum().backward()
+    assert model.eval()(torch.rand(1, 3, 64, 32)).shape == (1, 512)

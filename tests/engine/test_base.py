@@ -217,3 +217,26 @@ def test_ranks_beyond_fifty(torchreid, datamanager, tmp_path):
     method = NoReranking(metric="euclidean").fit(gallery[0])
     metrics = _measure(method, query, gallery, 150, False)
     assert (metrics.rank(99), metrics.rank(100)) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5, "top_k": 3}, {"heads": 2}])
+@pytest.mark.parametrize("model", ["spectral_osnet_x0_25", "spectral_pcb_p4"])
+def test_escape_is_of_the_graphs_that_are_walked_on(torchreid, datamanager, model, options):
+    from tests.references import cut, layer
+
+    network, optimizer, _ = parts(torchreid, datamanager, model, "spectral", **options)
+    engine = ImageSpectralEngine(datamanager, network, optimizer, use_gpu=False, progress=False)
+    engine.set_model_mode("train")
+    seen = []
+    for head in network.heads:
+        head.walk.register_forward_hook(lambda module, args, out: seen.append(args[0].detach()))
+    batch = next(iter(datamanager.train_loader))
+    summary = engine.forward_backward(batch)
+    graph = {"temperature": 0.1, **options}
+    escapes = [
+        cut.escape_probability(transition, batch["pid"].numpy())
+        for x in seen
+        for transition in layer.transitions(x.double().numpy(), **graph)
+    ]
+    assert len(seen) == len(network.heads)
+    assert summary["escape"] == pytest.approx(np.mean(escapes), abs=1e-5)

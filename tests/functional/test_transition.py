@@ -307,3 +307,82 @@ def test_wrong_shapes_are_caught() -> None:
         transition_matrix(torch.ones(4))
     with pytest.raises(TypeCheckError):
         softmax_transition(torch.ones(4), temperature=0.1)
+
+
+@pytest.mark.parametrize("normalization", ["rows", "symmetric"])
+@pytest.mark.parametrize("self_loops", [True, False])
+@pytest.mark.parametrize("top_k", [1, 2, 4, 50])
+def test_mutual_matches_reference(top_k: int, self_loops: bool, normalization: str) -> None:
+    x = features(30, 9, 3)
+    graph = {"self_loops": self_loops, "top_k": top_k, "mutual": True}
+    actual = transition_matrix(x, 0.3, **graph, normalization=normalization)
+    expected = reference.transition(x.numpy(), 0.3, **graph, normalization=normalization)
+    torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("self_loops", [True, False])
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 1.0])
+def test_symmetric_matches_reference(temperature: float, self_loops: bool) -> None:
+    x = features(31, 7, 4)
+    actual = transition_matrix(x, temperature, self_loops, normalization="symmetric")
+    expected = reference.transition(
+        x.numpy(), temperature, self_loops, normalization="symmetric"
+    )
+    torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=1e-10, atol=1e-14)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 10), top_k=st.integers(1, 11))
+def test_laws_of_mutual_and_symmetric_graphs(seed: int, n: int, top_k: int) -> None:
+    x = features(seed, n, 4)
+    rows = transition_matrix(x, 0.3, top_k=top_k, mutual=True)
+    both = transition_matrix(x, 0.3, top_k=top_k, mutual=True, normalization="symmetric")
+    torch.testing.assert_close(rows.sum(1), torch.ones(n).double())
+    assert torch.equal(rows > 0, rows.mT > 0)
+    torch.testing.assert_close(both, both.mT)
+    # similar matrices: the same spectrum, the largest eigenvalue one
+    values = torch.linalg.eigvalsh(both)
+    torch.testing.assert_close(torch.linalg.eigvals(rows).real.sort().values, values)
+    assert values[-1].item() == pytest.approx(1.0)
+
+
+def test_a_node_nobody_chooses_back_stays() -> None:
+    s = torch.tensor([[1.0, 0.9, 0.1], [0.9, 1.0, 0.8], [0.1, 0.8, 1.0]])
+    graph = {"temperature": 0.1, "self_loops": False, "top_k": 1, "mutual": True}
+    expected = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    for normalization in ("rows", "symmetric"):
+        actual = softmax_transition(s, **graph, normalization=normalization)
+        torch.testing.assert_close(actual, expected)
+
+
+def test_symmetric_does_not_overflow() -> None:
+    s = cosine_similarity(people())
+    actual = softmax_transition(s, temperature=1e-3, normalization="symmetric")
+    assert torch.isfinite(actual).all()
+    expected = softmax_transition(s.double(), temperature=1e-3, normalization="symmetric")
+    torch.testing.assert_close(actual.double(), expected, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_gradcheck_of_symmetric_graphs(top_k: int | None) -> None:
+    x = features(32, 5, 4).requires_grad_()
+    graph = {"top_k": top_k, "mutual": top_k is not None, "normalization": "symmetric"}
+    assert gradcheck(lambda x: transition_matrix(x, 0.5, **graph), x, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalization": "columns"}, "normalization must be one of .*got 'columns'"),
+        ({"mutual": True, "top_k": 2}, "mutual=True needs a square .* got 4 x 6"),
+        ({"normalization": "symmetric"}, "symmetric' needs a square .* got 4 x 6"),
+    ],
+)
+def test_rejects_graphs(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        softmax_transition(features(33, 4, 6), temperature=0.1, **options)
+
+
+def test_symmetric_top_k_must_be_mutual() -> None:
+    with pytest.raises(ValueError, match="with top_k needs mutual=True"):
+        transition_matrix(features(34, 4, 6), top_k=2, normalization="symmetric")

@@ -198,3 +198,48 @@ def test_wrong_shapes_are_caught(shapes: tuple[tuple[int, ...], ...]) -> None:
         random_walk(t, x)
     with pytest.raises(TypeCheckError):
         random_walk_limit(t, x, restart=0.5)
+
+
+def chain_to_anchors(seed: int, n: int, m: int) -> torch.Tensor:
+    return features(seed, n, n + m).softmax(-1)
+
+
+@pytest.mark.parametrize("restart", [0.0, 0.3])
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_anchors_match_reference(steps: int, restart: float) -> None:
+    t, x, anchors = chain_to_anchors(22, 5, 3), features(23, 5, 2), features(24, 3, 2)
+    actual = random_walk(t, x, steps, restart, anchors=anchors)
+    expected = reference.random_walk(t.numpy(), x.numpy(), steps, restart, anchors.numpy())
+    torch.testing.assert_close(actual, torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("restart", [0.1, 0.6, 1.0])
+def test_limit_with_anchors_is_a_long_walk(restart: float) -> None:
+    t, x, anchors = chain_to_anchors(25, 5, 3), features(26, 5, 2), features(27, 3, 2)
+    limit = random_walk_limit(t, x, restart=restart, anchors=anchors)
+    expected = reference.random_walk(t.numpy(), x.numpy(), 300, restart, anchors.numpy())
+    torch.testing.assert_close(limit, torch.from_numpy(expected))
+
+
+def test_anchors_are_nodes_that_stay() -> None:
+    t, x, anchors = chain_to_anchors(28, 4, 3), features(29, 4, 2), features(30, 3, 2)
+    whole = torch.eye(7).double()
+    whole[:4] = t
+    expected = random_walk(whole, torch.cat([x, anchors]), steps=3)[:4]
+    torch.testing.assert_close(random_walk(t, x, steps=3, anchors=anchors), expected)
+
+
+def test_anchors_gradcheck() -> None:
+    t = chain_to_anchors(31, 4, 2).requires_grad_()
+    x, anchors = features(32, 4, 2).requires_grad_(), features(33, 2, 2).requires_grad_()
+    assert gradcheck(lambda t, x, a: random_walk(t, x, 2, 0.2, anchors=a), (t, x, anchors))
+    assert gradcheck(
+        lambda t, x, a: random_walk_limit(t, x, restart=0.3, anchors=a), (t, x, anchors)
+    )
+
+
+def test_columns_must_be_nodes_and_anchors() -> None:
+    t, x = chain_to_anchors(34, 4, 2), features(35, 4, 2)
+    for walk in (random_walk, lambda t, x: random_walk_limit(t, x, restart=0.5)):
+        with pytest.raises(ValueError, match="one column a node and anchor, 4, got 6"):
+            walk(t, x)

@@ -4,11 +4,11 @@ import copy
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import TypeCheckError
 from torch import nn
 from torch.autograd import gradcheck
 
@@ -36,6 +36,15 @@ CASES = {
     "no self loops": {"self_loops": False},
     "top_k": {"top_k": 3, "temperature": 1.0},
     "detached": {"detach_transition": True},
+    "scaled dot": {"similarity": "scaled_dot", "heads": 2, "temperature": 1.0},
+    "mutual": {"top_k": 3, "mutual": True, "temperature": 0.5, "steps": 2},
+    "mutual, no self loops": {"top_k": 1, "mutual": True, "self_loops": False},
+    "symmetric": {"normalization": "symmetric", "temperature": 0.5, "steps": 2},
+    "symmetric, mutual": {"normalization": "symmetric", "mutual": True, "top_k": 4},
+    "groups": {"heads": 2, "group_shuffling": True, "temperature": 0.5},
+    "groups, limit": {"heads": 4, "group_shuffling": True, "steps": INF, "restart": 0.05},
+    "narrow": {**LINEAR, "inner_dim": 4, "heads": 2, "output": "linear", "residual": True},
+    "gate": {"output": "gate", "residual": True},
     "all": {
         **LINEAR,
         "temperature": 0.3,
@@ -63,12 +72,16 @@ def people(images: int = 8, noise: float = 0.2) -> torch.Tensor:
 
 def build(case: str, dtype: torch.dtype = torch.float64) -> SpectralAttention:
     torch.manual_seed(0)
-    return SpectralAttention(**CASES[case]).to(dtype)
+    layer = SpectralAttention(**CASES[case]).to(dtype)
+    if CASES[case].get("output") == "gate":
+        nn.init.constant_(layer.output.weight, 0.5)  # it starts at zero
+    return layer
 
 
 def twin_options(layer: SpectralAttention, case: str) -> dict:
     """Translate the layer into what its twin takes: matrices for the linear maps."""
-    ignored = {"dim", "learn_temperature", "detach_transition", "query", "key", "value"}
+    ignored = {"dim", "inner_dim", "output", "learn_temperature", "detach_transition"}
+    ignored |= {"query", "key", "value"}
     options = {name: v for name, v in CASES[case].items() if name not in ignored}
     options.setdefault("temperature", 0.1)
     for name in ("query", "key", "value"):
@@ -77,6 +90,10 @@ def twin_options(layer: SpectralAttention, case: str) -> dict:
             assert isinstance(linear, nn.Linear)
             bias = None if linear.bias is None else linear.bias.detach().double().numpy()
             options[name] = (linear.weight.detach().double().numpy(), bias)
+    if CASES[case].get("output") == "linear":
+        options["output"] = (layer.output.weight.detach().double().numpy(), None)
+    elif CASES[case].get("output") == "gate":
+        options["output"] = (layer.output.weight.item() * np.eye(8), None)
     return options
 
 
@@ -103,13 +120,14 @@ def test_matches_reference_in_float32(case: str) -> None:
 def test_transition_matches_reference(case: str) -> None:
     layer, x = build(case), features(2, 6, 8)
     options = twin_options(layer, case)
-    walk = {"value", "steps", "restart", "residual"}
+    walk = {"value", "steps", "restart", "residual", "group_shuffling", "output"}
     graph = {name: v for name, v in options.items() if name not in walk}
     expected = [torch.from_numpy(t) for t in reference.transitions(x.numpy(), **graph)]
     expected = torch.stack(expected) if len(expected) > 1 else expected[0]
     actual = layer.transition(x)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(actual.sum(-1), torch.ones(actual.shape[:-1]).double())
+    if "symmetric" not in case:
+        torch.testing.assert_close(actual.sum(-1), torch.ones(actual.shape[:-1]).double())
 
 
 def test_default_is_one_walk_on_the_cosine_graph() -> None:
@@ -302,7 +320,7 @@ def test_repr_shows_the_settings() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"over": "pixels"}, "samples"),
+        ({"over": "rows"}, "samples"),
         ({"query": "linear"}, "dim"),
         ({"key": "linear"}, "dim"),
         ({"value": "linear"}, "dim"),
@@ -316,7 +334,25 @@ def test_repr_shows_the_settings() -> None:
         ({"steps": INF}, "restart"),
         ({"restart": 1.5}, r"restart must be in \[0, 1\], got"),
         ({"top_k": 0}, "top_k must be >= 1, got 0"),
-        ({"dim": 9, "heads": 2}, "heads"),
+        ({"dim": 9, "heads": 2}, "heads must divide the feature width 9, got 2"),
+        ({"mutual": True}, "mutual=True needs top_k"),
+        ({"normalization": "columns"}, "normalization must be one of.*rows"),
+        ({"normalization": "symmetric", "top_k": 3}, "needs mutual=True"),
+        ({"normalization": "symmetric", "dim": 8, "key": "linear"}, "symmetric similarity"),
+        ({"memory": -1}, "memory must be >= 0, got -1"),
+        ({"memory": 4}, "dim must be given with a memory"),
+        ({"memory": 4, "dim": 8, "top_k": 2, "mutual": True}, "kept nodes have no row"),
+        ({"memory": 4, "dim": 8, "over": "pixels"}, "memory is for over='samples'"),
+        ({"alone_in_eval": True, "over": "frames"}, "alone_in_eval is for over='samples'"),
+        ({"group_shuffling": True}, "group_shuffling needs heads >= 2, got 1"),
+        ({"group_shuffling": True, "heads": 2, "over": "pixels"}, "samples and frames"),
+        ({"similarity": "appearance_and_position"}, "for over='pixels'"),
+        ({"over": "channels", "dim": 8, "key": "linear"}, "takes no projections"),
+        ({"frames": 3}, "frames is for over='frames'"),
+        ({"output": "bn"}, "output must be one of"),
+        ({"output": "norm"}, "dim must be given for output='norm'"),
+        ({"dim": 8, "inner_dim": 4, "value": "linear"}, "needs output 'linear' or 'norm'"),
+        ({"dim": 8, "inner_dim": 4, "key": "linear"}, "query and key must be of one width"),
         ({"heads": 0}, "heads"),
     ],
 )
@@ -332,5 +368,40 @@ def test_rejects_width_that_heads_do_not_divide() -> None:
 
 @pytest.mark.parametrize("shape", [(4,), (2, 4, 8)])
 def test_wrong_shapes_are_caught(shape: tuple[int, ...]) -> None:
-    with pytest.raises(TypeCheckError):
+    with pytest.raises(ValueError, match=r"over='samples' takes \(B, D\) or \(B, C, H, W\)"):
         SpectralAttention()(torch.ones(shape))
+
+
+def test_groups_are_walks_of_the_whole_feature_on_each_slices_graph() -> None:
+    x = features(20, 6, 8)
+    layer = SpectralAttention(heads=2, group_shuffling=True, temperature=0.5)
+    graphs = [transition_matrix(x[:, :4], 0.5), transition_matrix(x[:, 4:], 0.5)]
+    walks = layer.walks(x)
+    for graph, walked in zip(graphs, walks, strict=True):
+        torch.testing.assert_close(walked, graph @ x)
+    torch.testing.assert_close(layer(x), torch.stack(walks).mean(0))
+    (alone,) = SpectralAttention(heads=2).walks(x)
+    torch.testing.assert_close(alone, SpectralAttention(heads=2)(x))
+
+
+def test_alone_in_eval() -> None:
+    x = features(21, 6, 8)
+    layer = SpectralAttention(alone_in_eval=True, residual=True)
+    torch.testing.assert_close(layer(x), SpectralAttention(residual=True)(x))
+    torch.testing.assert_close(layer.eval()(x), 2 * x)
+
+
+def _gather(x: torch.Tensor) -> tuple[torch.Tensor, slice]:
+    """Stand for three processes, this one the second, all seeing the same images."""
+    return torch.cat([x + 1, x, x - 1]), slice(len(x), 2 * len(x))
+
+
+@pytest.mark.parametrize("options", [{}, {"steps": 3, "heads": 2}, {"dim": 8, "memory": 4}])
+def test_gathered_graph_gives_the_own_rows(options: dict) -> None:
+    x = features(22, 4, 8)
+    layer = SpectralAttention(**options, temperature=0.5).double()
+    whole = SpectralAttention(**options, temperature=0.5).double()
+    layer.gather = _gather
+    for _ in range(2):
+        torch.testing.assert_close(layer(x), whole(_gather(x)[0])[4:8])
+    torch.testing.assert_close(layer.walks(x)[0], whole.walks(_gather(x)[0])[0][4:8])

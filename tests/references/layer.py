@@ -32,6 +32,8 @@ def transitions(
     similarity: str = "cosine",
     self_loops: bool = True,
     top_k: int | None = None,
+    mutual: bool = False,
+    normalization: str = "rows",
 ) -> list[np.ndarray]:
     """Build one T for every slice of the features."""
     queries, keys = project(x, query), project(x, key)
@@ -43,7 +45,13 @@ def transitions(
             logits = _similarity.cosine(a, b)
         else:
             logits = np.array([[_similarity.dot(s, t) for t in b] for s in a])
-        out.append(_walk.softmax_transition(logits, temperature, self_loops, top_k))
+        if similarity == "scaled_dot":
+            logits = logits / math.sqrt(width)
+        out.append(
+            _walk.softmax_transition(
+                logits, temperature, self_loops, top_k, mutual, normalization
+            )
+        )
     return out
 
 
@@ -55,17 +63,23 @@ def spectral_attention(
     steps: float = 1,
     restart: float = 0.0,
     residual: bool = False,
+    output: Affine | None = None,
+    group_shuffling: bool = False,
     **graph,
 ) -> np.ndarray:
-    """Walk every slice on its own graph and put the slices side by side."""
+    """Walk every slice on its own graph and put the slices side by side.
+
+    With group shuffling every graph walks all slices, and the results are averaged.
+    """
     values = project(x, value)
     width = values.shape[1] // heads
     slices = []
     for h, transition in enumerate(transitions(x, heads=heads, **graph)):
-        start = values[:, h * width : (h + 1) * width]
+        start = values if group_shuffling else values[:, h * width : (h + 1) * width]
         if math.isinf(steps):
             slices.append(_walk.random_walk_limit(transition, start, restart))
         else:
             slices.append(_walk.random_walk(transition, start, int(steps), restart))
-    out = np.concatenate(slices, axis=1)
+    out = sum(slices) / heads if group_shuffling else np.concatenate(slices, axis=1)
+    out = project(out, output)
     return out + x if residual else out

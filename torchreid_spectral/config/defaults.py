@@ -90,15 +90,22 @@ _TORCHREID: dict[str, Any] = {
 }
 
 _SPECTRAL: dict[str, Any] = {
-    # The walk and the head of spectral_* models; top_k 0 keeps all, last_stride 0 torchreid's.
+    # The walk and the head of spectral_* models; top_k 0 keeps all, last_stride 0 torchreid's,
+    # steps inf is the closed form, memory counts features of earlier batches.
     "spectral": {
         "temperature": 0.1,
         "learn_temperature": False,
+        "similarity": "cosine",
+        "heads": 1,
+        "group_shuffling": False,
         "steps": 1,
         "restart": 0.0,
         "self_loops": True,
         "top_k": 0,
+        "mutual": False,
+        "normalization": "rows",
         "detach_transition": False,
+        "memory": 0,
         "supervision": "both",
         "bottleneck_dim": 512,
         "activation": "prelu",
@@ -142,6 +149,8 @@ _SPECTRAL: dict[str, Any] = {
     # Queries drawn with their ranked lists after the final test; 0 for none.
     "report": {"ranked_lists": 0},
 }
+
+_MAY_BE_INFINITE = ("spectral.steps",)
 
 
 def get_default_config() -> CfgNode:
@@ -196,6 +205,10 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
     if key not in known:
         raise UnknownNameError("config key", key, known)
     default = known[key]
+    if key in _MAY_BE_INFINITE and value in ("inf", float("inf")):
+        default = value = float("inf")
+    elif key in _MAY_BE_INFINITE and isinstance(default, float):
+        default = 1  # it was set to inf before
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if isinstance(default, list) and isinstance(value, (str, tuple)):

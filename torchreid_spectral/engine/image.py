@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torchreid_spectral import _compat
 from torchreid_spectral.engine.base import ReportingMixin
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.functional import escape_probability, transition_matrix
 from torchreid_spectral.losses import AMSoftmaxLoss, DeepSupervisionLoss
 from torchreid_spectral.models import SpectralNet
 
@@ -29,7 +28,8 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
     .. math:: L = w_0 \, \ell_{id}(X) + w_1 \, \ell_{id}(X') + w_m \, \ell_{metric}(X)
 
     Beside the losses it logs the accuracy of both branches and the escape probability of the
-    batch graph: how likely a random step leads to another identity, which training should lower.
+    graphs that the heads walk on, a mean where there are several (stripes, groups): how likely a
+    random step leads to another identity, which training should lower.
 
     Args:
         datamanager: ``torchreid.data.ImageDataManager``.
@@ -95,7 +95,7 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
             metric = torch.stack([self.metric_loss(node, targets) for node in nodes]).mean()
             loss = loss + self.weight_metric * metric
             parts["loss_metric"] = metric
-        return loss, parts | {"loss": loss} | self._diagnose(plain, walked, features, targets)
+        return loss, parts | {"loss": loss} | self._diagnose(plain, walked, targets)
 
     def _branches(self, outputs: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: ANN401
         """Split what the model gives into outputs before and after the walk."""
@@ -110,14 +110,11 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         self,
         plain: tuple[Tensor, ...],
         walked: tuple[Tensor, ...],
-        features: Any,  # noqa: ANN401
         pids: Tensor,
     ) -> dict[str, Tensor]:
         accuracy = _compat.load().metrics.accuracy
-        feature = features[0] if isinstance(features, (tuple, list)) else features
-        temperature = float(self.network.heads[0].walk.temperature)
-        graph = transition_matrix(feature.float(), temperature)
-        found = {"escape": escape_probability(graph, pids)}
+        escapes = [head.escape(pids) for head in self.network.heads]
+        found = {"escape": torch.stack(escapes).mean()}
         if plain:
             found["acc"] = accuracy(plain[0], pids)[0]
         if walked:

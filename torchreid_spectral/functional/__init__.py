@@ -7,7 +7,12 @@ from torchreid_spectral.functional.distance import (
     squared_euclidean_distance,
 )
 from torchreid_spectral.functional.ranking import rank_top_k, top_k
-from torchreid_spectral.functional.similarity import cosine_similarity, dot_product, unit_rows
+from torchreid_spectral.functional.similarity import (
+    cosine_similarity,
+    dot_product,
+    scaled_dot_product,
+    unit_rows,
+)
 from torchreid_spectral.functional.transition import softmax_transition, transition_matrix
 from torchreid_spectral.functional.walk import random_walk, random_walk_limit
 
@@ -22,6 +27,7 @@ __all__ = [
     "random_walk",
     "random_walk_limit",
     "rank_top_k",
+    "scaled_dot_product",
     "softmax_transition",
     "squared_euclidean_distance",
     "top_k",

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = ["at_least_float32", "full_precision"]
+
+_products: Any = torch.backends.cuda.matmul
+# PyTorch 2.9 named the setting anew, and mixing both names is an error there.
+_SETTING, _EXACT = ("fp32_precision", "ieee") if hasattr(_products, "fp32_precision") else (
+    "allow_tf32",
+    False,
+)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -25,10 +33,11 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 @contextmanager
 def full_precision(x: Tensor) -> Iterator[None]:
-    """Switch autocast off around the block.
+    """Switch autocast off around the block, and TF32 products where ``x`` is on a GPU.
 
     Without it autocast turns float32 products back into half precision: at a temperature of
-    0.02 a transition matrix is then off by 0.03 while its rows still sum to one.
+    0.02 a transition matrix is then off by 0.03 while its rows still sum to one. TF32 keeps ten
+    bits of the factors, which the division by the temperature magnifies likewise.
 
     Args:
         x: A tensor on the device that the block computes on.
@@ -37,4 +46,22 @@ def full_precision(x: Tensor) -> Iterator[None]:
         Nothing.
     """
     with torch.autocast(x.device.type, enabled=False):
+        if not x.is_cuda:
+            yield
+            return
+        with _exact_products():
+            yield
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Take PyTorch's float32 products from TF32 to float32; its setting is put back."""
+    before = getattr(_products, _SETTING)
+    if before == _EXACT:
         yield
+        return
+    setattr(_products, _SETTING, _EXACT)
+    try:
+        yield
+    finally:
+        setattr(_products, _SETTING, before)

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
 
-__all__ = ["cosine_similarity", "dot_product", "unit_rows"]
+__all__ = ["cosine_similarity", "dot_product", "scaled_dot_product", "unit_rows"]
 
 
 def unit_rows(x: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N D"]:
@@ -80,3 +80,21 @@ def dot_product(
         left = at_least_float32(x)
         product = left @ (left if y is None else at_least_float32(y)).mT
     return product.to(x.dtype)
+
+
+def scaled_dot_product(
+    x: Float[Tensor, "*batch N D"], y: Float[Tensor, "*batch M D"] | None = None
+) -> Float[Tensor, "*batch N M"]:
+    r"""Compute :math:`x_i^T y_j / \sqrt{D}` for all pairs, in float32 at least.
+
+    Source: A. Vaswani et al., *Attention Is All You Need*, NeurIPS 2017: products of random
+    vectors of any width then have variance one.
+
+    Args:
+        x: Features (queries).
+        y: Other features (keys); ``x`` itself if not given.
+
+    Returns:
+        Products in the dtype of ``x``.
+    """
+    return dot_product(x, y) / x.shape[-1] ** 0.5

@@ -1,5 +1,6 @@
 """Modules: parameters and hyper-parameters around torchreid_spectral.functional."""
 
+from torchreid_spectral.layers.memory import NodeMemory
 from torchreid_spectral.layers.spectral_attention import SpectralAttention
 
-__all__ = ["SpectralAttention"]
+__all__ = ["NodeMemory", "SpectralAttention"]

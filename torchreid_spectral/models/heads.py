@@ -16,10 +16,10 @@ cosine classifier                ``classify``                                ``(
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from torchreid_spectral.functional import cosine_similarity
+from torchreid_spectral.functional import cosine_similarity, escape_probability
 from torchreid_spectral.layers import SpectralAttention
 
 __all__ = ["ACTIVATIONS", "SUPERVISIONS", "SpectralHead"]
@@ -85,6 +85,7 @@ class SpectralHead(nn.Module):
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}.")
         self.supervision, self.scale = supervision, scale
+        self.seen: Tensor | None = None  # X of the last training batch, for what is logged
         self.walk = SpectralAttention() if walk is None else walk
         self.bottleneck = _bottleneck(dim, bottleneck_dim, activation)
         self.prototypes = nn.Parameter(torch.empty(num_classes, bottleneck_dim or dim))
@@ -120,15 +121,36 @@ class SpectralHead(nn.Module):
             features: X.
 
         Returns:
-            ``(B, I)`` outputs: a tuple for X and X', or one tensor where only one is classified.
+            ``(B, I)`` outputs: a tuple for X and X' (with group shuffling for the X' of each
+            group), or one tensor where only one is classified.
         """
         branches = SUPERVISIONS[self.supervision] if self.training else ("plain",)
-        nodes = {"plain": features}
-        if "walked" in branches:
-            nodes["walked"] = self.walk(features)
-        stacked = torch.cat([nodes[branch] for branch in branches])
-        outputs = self.classify(self.embed(stacked)).chunk(len(branches))
+        nodes: list[Tensor] = []
+        for branch in branches:
+            nodes += self.walk.walks(features) if branch == "walked" else (features,)
+        if self.training:
+            self.seen = features.detach()
+        outputs = self.classify(self.embed(torch.cat(nodes))).chunk(len(nodes))
         return outputs[0] if len(outputs) == 1 else outputs
+
+    @torch.no_grad()
+    def escape(self, labels: Int[Tensor, " B"]) -> Tensor:
+        """Compute how likely a step on the graph of the last training batch leaves its identity.
+
+        Args:
+            labels: Identity of each image of that batch.
+
+        Returns:
+            The escape probability, a mean over the graphs where the walk has several.
+
+        Raises:
+            RuntimeError: If there was no training batch yet.
+        """
+        if self.seen is None:
+            raise RuntimeError("escape() needs a training batch: call the head in training first.")
+        graph = self.walk.transition(self.seen)
+        graphs = graph if graph.dim() == 3 else graph[None]
+        return torch.stack([escape_probability(one, labels) for one in graphs]).mean()
 
     def extra_repr(self) -> str:
         """Show the settings.

@@ -28,13 +28,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchreid_spectral.layers import SpectralAttention
 from torchreid_spectral.models.heads import SpectralHead
+from torchreid_spectral.models.options import SpectralOptions
 
-__all__ = ["TEST_FEATURES", "SpectralNet", "make_spectral", "set_last_stride"]
-
-TEST_FEATURES = ("pooled", "bottleneck")
-"""What a model gives in eval mode: X, or X through the bottleneck of the head."""
+__all__ = ["SpectralNet", "make_spectral", "set_last_stride"]
 
 
 class SpectralNet(nn.Module):
@@ -96,19 +93,7 @@ def make_spectral(
     backbone: nn.Module,
     *,
     contract: str = "softmax",
-    test_feature: str = "pooled",
-    last_stride: int | None = 1,
-    temperature: float = 0.1,
-    learn_temperature: bool = False,
-    steps: int | float = 1,
-    restart: float = 0.0,
-    self_loops: bool = True,
-    top_k: int | None = None,
-    detach_transition: bool = False,
-    supervision: str = "both",
-    bottleneck_dim: int = 512,
-    activation: str = "prelu",
-    scale: float = 15.0,
+    **options: Any,  # noqa: ANN401 (see SpectralOptions)
 ) -> SpectralNet:
     """Turn a torchreid model into a spectral one, in place.
 
@@ -116,20 +101,7 @@ def make_spectral(
         backbone: A model of torchreid, built with ``loss="triplet"``, so that it gives its
             features in training.
         contract: ``softmax``, ``triplet`` or ``spectral``, see :class:`SpectralNet`.
-        test_feature: ``pooled`` or ``bottleneck``.
-        last_stride: Stride of a ResNet's last stage, 1 in the paper; ``None`` leaves it.
-        temperature: See :class:`~torchreid_spectral.layers.SpectralAttention`, as all up to
-            ``detach_transition``.
-        learn_temperature: Learn the temperature.
-        steps: Length of the walk.
-        restart: Share of the start in each step.
-        self_loops: Whether a sample attends to itself.
-        top_k: Attend only to the most similar samples.
-        detach_transition: No gradient through the graph.
-        supervision: See :class:`~torchreid_spectral.models.heads.SpectralHead`, as all below.
-        bottleneck_dim: Width of the bottleneck, 0 for none.
-        activation: Of the bottleneck.
-        scale: Of the cosines.
+        **options: Of :class:`~torchreid_spectral.models.options.SpectralOptions`.
 
     Returns:
         The same object, now a :class:`SpectralNet`.
@@ -137,40 +109,24 @@ def make_spectral(
     Raises:
         ValueError: If an option is out of range.
         TypeError: If the backbone has no linear classifier to replace.
-    """
-    if test_feature not in TEST_FEATURES:
-        raise ValueError(f"test_feature must be one of {TEST_FEATURES}, got {test_feature!r}.")
+    """  # noqa: DOC502
+    chosen = SpectralOptions.of(**options)
     if contract not in ("softmax", "triplet", "spectral"):
         raise ValueError(f"loss must be softmax, triplet or spectral, got {contract!r}.")
 
     def head(classifier: nn.Linear) -> SpectralHead:
-        return SpectralHead(
-            classifier.in_features,
-            classifier.out_features,
-            walk=SpectralAttention(
-                classifier.in_features,
-                temperature=temperature,
-                learn_temperature=learn_temperature,
-                steps=steps,
-                restart=restart,
-                self_loops=self_loops,
-                top_k=top_k,
-                detach_transition=detach_transition,
-            ),
-            supervision=supervision,
-            bottleneck_dim=bottleneck_dim,
-            activation=activation,
-            scale=1.0 if contract == "spectral" else scale,
-        )
+        given = chosen.head() | ({"scale": 1.0} if contract == "spectral" else {})
+        dim = classifier.in_features
+        return SpectralHead(dim, classifier.out_features, walk=chosen.walk(dim), **given)
 
     _replace_classifiers(backbone, head)
-    if last_stride is not None:
-        set_last_stride(backbone, last_stride)
+    if chosen.last_stride is not None:
+        set_last_stride(backbone, chosen.last_stride)
     name = type(backbone).__name__
     backbone.__class__ = _spectral_class(type(backbone))  # type: ignore[arg-type]
     model: SpectralNet = backbone  # type: ignore[assignment]
-    model.contract, model.test_feature = contract, test_feature
-    if test_feature == "bottleneck" and len(model.heads) > 1:
+    model.contract, model.test_feature = contract, chosen.test_feature
+    if model.test_feature == "bottleneck" and len(model.heads) > 1:
         raise ValueError(
             f"test_feature='bottleneck' does not fit {name}: its test feature is not what its "
             f"{len(model.heads)} classifiers see in training. Use 'pooled'."

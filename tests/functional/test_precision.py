@@ -1,0 +1,39 @@
+"""Tests of torchreid_spectral.functional._precision."""
+
+import pytest
+import torch
+
+from torchreid_spectral.functional import _precision
+
+
+@pytest.fixture
+def setting():
+    products, name = _precision._products, _precision._SETTING
+    before = getattr(products, name)
+    yield lambda: getattr(products, name)
+    setattr(products, name, before)
+
+
+def test_tf32_is_off_inside_and_back_after(setting):
+    torch.set_float32_matmul_precision("high")
+    try:
+        before = setting()
+        assert before in {"tf32", True}
+        with _precision._exact_products():
+            assert setting() in {"ieee", False}
+        assert setting() == before
+        with pytest.raises(KeyError), _precision._exact_products():
+            raise KeyError
+        assert setting() == before
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_nothing_is_set_on_a_cpu(setting, monkeypatch):
+    def fail():
+        raise AssertionError("set on a CPU")
+
+    monkeypatch.setattr(_precision, "_exact_products", fail)
+    with torch.autocast("cpu", dtype=torch.bfloat16), _precision.full_precision(torch.ones(1)):
+        assert not torch.is_autocast_enabled("cpu")

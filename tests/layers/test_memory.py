@@ -1,0 +1,126 @@
+"""Tests of torchreid_spectral.layers.memory, alone and as nodes of a walk."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from tests.references import similarity, walk
+from torchreid_spectral.layers import NodeMemory, SpectralAttention
+
+
+def features(seed: int, *shape: int) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=g)
+
+
+@pytest.mark.parametrize("sizes", [[1], [3, 3], [2, 2, 2, 2], [7], [4, 9, 1]])
+def test_keeps_the_latest(sizes):
+    memory, batches = NodeMemory(5, 2), [features(i, size, 2) for i, size in enumerate(sizes)]
+    assert memory.read().shape == (0, 2)
+    for batch in batches:
+        memory.write(batch.float())
+    expected = torch.cat(batches)[-5:].float()
+    assert {tuple(row) for row in memory.read().tolist()} == {
+        tuple(row) for row in expected.tolist()
+    }
+    assert memory.read().shape == expected.shape
+
+
+def twin(batches, size, temperature, steps, restart):
+    """Walk each batch on a graph of its rows, with the ``size`` nodes before it as anchors."""
+    seen, results = np.zeros((0, batches[0].shape[1])), []
+    for x in batches:
+        anchors = seen[max(len(seen) - size, 0) :]
+        nodes = np.concatenate([x, anchors])
+        graph = walk.softmax_transition(similarity.cosine(x, nodes), temperature)
+        results.append(walk.random_walk(graph, x, steps, restart, anchors))
+        seen = np.concatenate([seen, x])
+    return results
+
+
+@pytest.mark.parametrize(
+    ("steps", "restart"), [(1, 0.0), (3, 0.2), (float("inf"), 0.3)], ids=str
+)
+@pytest.mark.parametrize("size", [4, 6, 50])
+def test_walk_with_memory_matches_reference(size, steps, restart):
+    batches = [features(i, 4, 6) for i in range(4)]
+    layer = SpectralAttention(6, memory=size, steps=steps, restart=restart, temperature=0.5)
+    layer.double()
+    long = 200 if steps == float("inf") else steps
+    for x, expected in zip(batches, twin([b.numpy() for b in batches], size, 0.5, long, restart)):
+        torch.testing.assert_close(layer(x), torch.from_numpy(expected))
+
+
+def test_starts_as_a_walk_without_memory():
+    x = features(0, 4, 6)
+    layer = SpectralAttention(6, memory=8).double()
+    torch.testing.assert_close(layer(x), SpectralAttention()(x))
+    torch.testing.assert_close(layer(x), SpectralAttention()(x))  # each node is there twice
+    assert not torch.allclose(layer(features(1, 4, 6)), SpectralAttention()(features(1, 4, 6)))
+    torch.testing.assert_close(layer.transition(x), SpectralAttention().transition(x))
+
+
+def test_no_gradient_into_earlier_batches_and_a_backward_pass_after_writing():
+    layer = SpectralAttention(6, memory=8, temperature=0.5).double()
+    first, second = (features(i, 4, 6).requires_grad_() for i in range(2))
+    out = layer(first)
+    later = layer(second)
+    later.sum().backward()
+    assert first.grad is None
+    assert torch.isfinite(second.grad).all()
+    out.sum().backward()
+    assert first.grad is not None
+
+
+def test_eval_neither_reads_nor_writes():
+    layer, x = SpectralAttention(6, memory=8).double(), features(0, 4, 6)
+    layer(features(1, 4, 6))
+    kept = layer.memory.read()
+    torch.testing.assert_close(layer.eval()(x), SpectralAttention()(x))
+    assert torch.equal(layer.memory.read(), kept)
+
+
+def test_resumes_where_it_was():
+    layer, x = SpectralAttention(6, memory=5, steps=2).double(), features(3, 4, 6)
+    for seed in range(3):
+        layer(features(seed, 4, 6))
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    other = SpectralAttention(6, memory=5, steps=2).double()
+    other.load_state_dict(state)
+    copied = copy.deepcopy(layer)
+    expected = [layer(x), layer(x)]
+    for again in (other, copied):
+        assert all(torch.equal(again(x), value) for value in expected)
+
+
+@pytest.mark.parametrize("options", [{"heads": 2}, {"heads": 2, "group_shuffling": True}])
+def test_memory_is_cut_as_the_batch_is(options):
+    layer = SpectralAttention(6, memory=4, temperature=0.5, **options).double()
+    first, x = features(0, 4, 6), features(1, 4, 6)
+    layer(first)
+    halves = []
+    for part in (slice(0, 3), slice(3, 6)):
+        graph = walk.softmax_transition(
+            similarity.cosine(x[:, part].numpy(), torch.cat([x, first])[:, part].numpy()), 0.5
+        )
+        walked = torch.from_numpy(graph) @ torch.cat([x, first])
+        halves.append(walked if "group_shuffling" in options else walked[:, part])
+    if "group_shuffling" in options:
+        for actual, expected in zip(layer.walks(x), halves, strict=True):
+            torch.testing.assert_close(actual, expected)
+    else:
+        torch.testing.assert_close(layer(x), torch.cat(halves, 1))
+
+
+def test_rejects():
+    with pytest.raises(ValueError, match="memory must be >= 1 nodes, got 0"):
+        NodeMemory(0, 3)
+    with pytest.raises(ValueError, match="a memory takes vectors"):
+        SpectralAttention(3, memory=2)(torch.ones(2, 3, 4, 4))

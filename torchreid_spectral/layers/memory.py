@@ -1,0 +1,84 @@
+"""Features of earlier batches as extra nodes of the graph.
+
+Source of the idea: X. Wang, H. Zhang, W. Huang, M. Scott, *Cross-Batch Memory for Embedding
+Learning*, CVPR 2020: features drift slowly, so that those of the last steps may stand beside the
+current ones. Here they are nodes that a walker of the batch can step to: a GPU that holds a small
+batch gets a large graph.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["NodeMemory"]
+
+
+class NodeMemory(nn.Module):
+    """A ring of the latest features, empty at the start, without gradient.
+
+    It is part of the state dict, so that a resumed run goes on exactly as it would have; a model
+    without memory loads such a checkpoint as torchreid loads any other that has more.
+
+    Args:
+        size: M, most features kept.
+        dim: D, their width.
+
+    Raises:
+        ValueError: If ``size`` is not positive.
+    """
+
+    nodes: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"memory must be >= 1 nodes, got {size}.")
+        self.size, self.written = size, 0
+        self.register_buffer("nodes", torch.zeros(size, dim))
+
+    def read(self) -> Float[Tensor, "M D"]:
+        """Give what is kept.
+
+        Returns:
+            A copy, so that writing does not disturb a backward pass; up to ``size`` rows.
+        """
+        return self.nodes[: min(self.written, self.size)].clone()
+
+    @torch.no_grad()
+    def write(self, features: Float[Tensor, "B D"]) -> None:
+        """Keep the features of a batch in the place of the oldest.
+
+        Args:
+            features: X; of a batch larger than the memory its end.
+        """
+        kept = features.detach()[-self.size :].to(self.nodes)
+        start = self.written + len(features) - len(kept)
+        places = torch.arange(start, start + len(kept), device=kept.device) % self.size
+        self.nodes[places] = kept
+        self.written += len(features)
+
+    def get_extra_state(self) -> Tensor:
+        """Give how many features were written, as a tensor: torchreid asks states for a size.
+
+        Returns:
+            A whole number.
+        """
+        return torch.tensor(self.written)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over how many features were written.
+
+        Args:
+            state: Of :meth:`get_extra_state`.
+        """
+        self.written = int(state)
+
+    def extra_repr(self) -> str:
+        """Show the settings.
+
+        Returns:
+            One line for ``repr``.
+        """
+        return f"size={self.size}, dim={self.nodes.shape[1]}"

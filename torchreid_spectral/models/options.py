@@ -1,0 +1,135 @@
+"""What a spectral model is built with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torchreid_spectral.errors import UnknownNameError
+from torchreid_spectral.layers import SpectralAttention
+
+__all__ = ["TEST_FEATURES", "SpectralOptions"]
+
+TEST_FEATURES = ("pooled", "bottleneck")
+"""What a model gives in eval mode: X, or X through the bottleneck of the head."""
+
+_WALK = (
+    "temperature",
+    "learn_temperature",
+    "similarity",
+    "heads",
+    "group_shuffling",
+    "steps",
+    "restart",
+    "self_loops",
+    "top_k",
+    "mutual",
+    "normalization",
+    "detach_transition",
+    "memory",
+)
+_HEAD = ("supervision", "bottleneck_dim", "activation", "scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralOptions:
+    """Options of :func:`~torchreid_spectral.models.make_spectral`; a config's group ``spectral``.
+
+    Args:
+        test_feature: A name of :data:`TEST_FEATURES`.
+        last_stride: Stride of a ResNet's last stage, 1 in the paper; ``None`` leaves it.
+        temperature: See :class:`~torchreid_spectral.layers.SpectralAttention`, as all up to
+            ``memory``.
+        learn_temperature: Learn the temperature.
+        similarity: Of two samples.
+        heads: Slices of the feature, each with a graph of its own.
+        group_shuffling: Every slice's graph walks the whole feature; each result is classified.
+        steps: Length of the walk.
+        restart: Share of the start in each step.
+        self_loops: Whether a sample attends to itself.
+        top_k: Attend only to the most similar samples.
+        mutual: Only where each is among the other's ``top_k``.
+        normalization: ``rows`` or ``symmetric``.
+        detach_transition: No gradient through the graph.
+        memory: Features of earlier batches in the graph.
+        supervision: See :class:`~torchreid_spectral.models.SpectralHead`, as all below.
+        bottleneck_dim: Width of the bottleneck, 0 for none.
+        activation: Of the bottleneck.
+        scale: Of the cosines.
+
+    Raises:
+        ValueError: If ``test_feature`` is not known.
+    """
+
+    test_feature: str = "pooled"
+    last_stride: int | None = 1
+    temperature: float = 0.1
+    learn_temperature: bool = False
+    similarity: str = "cosine"
+    heads: int = 1
+    group_shuffling: bool = False
+    steps: int | float = 1
+    restart: float = 0.0
+    self_loops: bool = True
+    top_k: int | None = None
+    mutual: bool = False
+    normalization: str = "rows"
+    detach_transition: bool = False
+    memory: int = 0
+    supervision: str = "both"
+    bottleneck_dim: int = 512
+    activation: str = "prelu"
+    scale: float = 15.0
+
+    def __post_init__(self) -> None:
+        if self.test_feature not in TEST_FEATURES:
+            raise ValueError(
+                f"test_feature must be one of {TEST_FEATURES}, got {self.test_feature!r}."
+            )
+
+    @classmethod
+    def of(cls, **options: Any) -> SpectralOptions:  # noqa: ANN401
+        """Build the options, with an answer to a wrong name.
+
+        Args:
+            **options: By name.
+
+        Returns:
+            The options.
+
+        Raises:
+            UnknownNameError: If there is no such option.
+        """
+        known = cls.defaults()
+        for name in options:
+            if name not in known:
+                raise UnknownNameError("option of a spectral model", name, known)
+        return cls(**options)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """List the options.
+
+        Returns:
+            Name to default.
+        """
+        return {field.name: field.default for field in fields(cls)}
+
+    def walk(self, dim: int) -> SpectralAttention:
+        """Build the walk of one head.
+
+        Args:
+            dim: D.
+
+        Returns:
+            The layer.
+        """
+        return SpectralAttention(dim, **{name: getattr(self, name) for name in _WALK})
+
+    def head(self) -> dict[str, Any]:
+        """Give the options of a head.
+
+        Returns:
+            Arguments of :class:`~torchreid_spectral.models.SpectralHead`.
+        """
+        return {name: getattr(self, name) for name in _HEAD}
