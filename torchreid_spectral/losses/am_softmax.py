@@ -6,25 +6,31 @@ Signal Processing Letters, 2018; the same as CosFace (H. Wang et al., CVPR 2018)
 ========================  ==============================  ===========
 Paper                     Here                            Shape
 ========================  ==============================  ===========
-:math:`\cos\theta_j`      ``cosine``                      ``(B, I)``
+:math:`\cos\theta_j`      ``scores.cosine``               ``(B, I)``
 :math:`m`, :math:`s`      ``margin``, ``scale``           scalars
 ========================  ==============================  ===========
 """
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from torchreid_spectral.losses.class_scores import ClassScores
+from torchreid_spectral.losses.identity import IdentityLoss, check_scale
 
 __all__ = ["AMSoftmaxLoss"]
 
 
-class AMSoftmaxLoss(nn.Module):
+class AMSoftmaxLoss(IdentityLoss):
     r"""Cross-entropy in which the right class must win by a margin of cosine.
 
     .. math:: -\log \frac{e^{s (\cos\theta_y - m)}}
               {e^{s (\cos\theta_y - m)} + \sum_{j \ne y} e^{s \cos\theta_j}}
+
+    Note:
+        pytorch-metric-learning's ``CosFaceLoss`` owns its weight, so that X and X' could not
+        share the head's; its values are the same (tested in ``tests/losses/test_identity.py``).
 
     Args:
         margin: m >= 0, in units of cosine; 0.3 in the spectral method.
@@ -44,22 +50,18 @@ class AMSoftmaxLoss(nn.Module):
         super().__init__()
         if margin < 0:
             raise ValueError(f"margin must be >= 0, got {margin}.")
-        if scale <= 0:
-            raise ValueError(f"scale must be positive, got {scale}.")
-        self.margin, self.scale = margin, scale
+        self.margin, self.scale = margin, check_scale(scale)
 
-    def forward(
-        self, cosine: Float[Tensor, "B I"], targets: Int[Tensor, " B"]
-    ) -> Float[Tensor, ""]:
-        """Compute the mean loss of a batch, in float32 at least.
+    def logits(self, scores: ClassScores, targets: Tensor) -> Tensor:
+        """Subtract the margin from the right class's cosine.
 
         Args:
-            cosine: Cosine of each image's feature with each identity's weight.
+            scores: Cosines.
             targets: Identity of each image.
 
         Returns:
-            The loss.
+            Logits ``(B, I)``.
         """
-        cosine = cosine if cosine.dtype.itemsize >= 4 else cosine.float()
+        cosine = scores.cosine
         margin = F.one_hot(targets, cosine.shape[1]).to(cosine.dtype) * self.margin
-        return F.cross_entropy(self.scale * (cosine - margin), targets)
+        return self.scale * (cosine - margin)

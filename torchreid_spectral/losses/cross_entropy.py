@@ -1,4 +1,4 @@
-"""Softmax cross-entropy over cosines: the identity loss without a margin.
+"""Softmax cross-entropy over cosines or inner products: the identity loss without a margin.
 
 Label smoothing: C. Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*,
 CVPR 2016.
@@ -6,45 +6,47 @@ CVPR 2016.
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+
+from torchreid_spectral.losses.class_scores import ClassScores
+from torchreid_spectral.losses.identity import IdentityLoss, check_scale
 
 __all__ = ["ScaledSoftmaxLoss"]
 
 
-class ScaledSoftmaxLoss(nn.Module):
+class ScaledSoftmaxLoss(IdentityLoss):
     """Cross-entropy of scaled cosines, with optional label smoothing.
 
     Args:
         scale: What the cosines are multiplied with, > 0; 1 for plain logits.
         label_smoothing: Share of the target spread over all identities, in [0, 1).
+        normalized: Whether to judge cosines; else the inner products of embeddings and weights,
+            as a linear layer without bias gives them, and ``scale`` is not used.
 
     Raises:
         ValueError: If an option is out of range.
     """
 
-    def __init__(self, scale: float = 15.0, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, scale: float = 15.0, label_smoothing: float = 0.0, normalized: bool = True
+    ) -> None:
         super().__init__()
-        if scale <= 0:
-            raise ValueError(f"scale must be positive, got {scale}.")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
-        self.scale, self.label_smoothing = scale, label_smoothing
+        self.scale, self.normalized = check_scale(scale), normalized
+        self.label_smoothing = label_smoothing
 
-    def forward(
-        self, cosine: Float[Tensor, "B I"], targets: Int[Tensor, " B"]
-    ) -> Float[Tensor, ""]:
-        """Compute the mean loss of a batch, in float32 at least.
+    def logits(self, scores: ClassScores, targets: Tensor) -> Tensor:
+        """Scale the cosines.
 
         Args:
-            cosine: Cosine of each image's feature with each identity's weight, or plain logits.
-            targets: Identity of each image.
+            scores: Cosines, or plain logits in their place.
+            targets: Not used: there is no margin.
 
         Returns:
-            The loss.
+            Logits ``(B, I)``.
         """
-        cosine = cosine if cosine.dtype.itemsize >= 4 else cosine.float()
-        return F.cross_entropy(
-            self.scale * cosine, targets, label_smoothing=self.label_smoothing
-        )
+        if self.normalized:
+            return self.scale * scores.cosine
+        feature_norm, weight_norm = scores.products("softmax with normalized=False")
+        return feature_norm * weight_norm * scores.cosine
