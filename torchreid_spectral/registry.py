@@ -32,8 +32,7 @@ __all__ = [
 ]
 
 PREFIX = "spectral_"
-_LOSSES = ("AMSoftmaxLoss", "DeepSupervisionLoss", "ScaledSoftmaxLoss")
-_ENGINES = ("ImageSpectralEngine",)
+_ENGINES = ("ImageMetricEngine", "ImageSpectralEngine")
 _registered = False
 _active_model_options: dict[str, Any] = {}
 
@@ -68,7 +67,7 @@ def register(overwrite: bool = False) -> None:
     factory = _compat.model_factory()
     _put(factory, {name: _builder(name) for name in list_models()}, "model", overwrite)
     for target, source, names in (
-        (root.losses, losses, _LOSSES),
+        (root.losses, losses, tuple(losses.__all__)),
         (root.engine, engine, _ENGINES),
     ):
         _put(vars(target), {name: getattr(source, name) for name in names}, "name", overwrite)
@@ -92,8 +91,8 @@ def build_model(
     Args:
         name: ``spectral_<torchreid model>`` or a model of torchreid.
         num_classes: Training identities.
-        loss: ``softmax``, ``triplet`` or ``spectral``; which outputs training gives, see
-            :class:`~torchreid_spectral.models.SpectralNet`.
+        loss: ``softmax``, ``triplet``, ``spectral`` or any name of :func:`list_losses`; which
+            outputs training gives, see :class:`~torchreid_spectral.models.SpectralNet`.
         pretrained: Start from torchreid's ImageNet weights, which it downloads (and says so).
         use_gpu: As in torchreid; a few models place constants by it.
         **options: Of :func:`~torchreid_spectral.models.make_spectral`, above the active ones.
@@ -111,6 +110,7 @@ def build_model(
     backbone_name = name.removeprefix(PREFIX)
     if backbone_name not in factory:
         raise UnknownNameError("model", name, {*factory, *list_models()})
+    loss = _contract(loss, spectral=backbone_name != name)
     arguments = {"num_classes": num_classes, "pretrained": pretrained, "use_gpu": use_gpu}
     if backbone_name == name:
         if options:
@@ -140,14 +140,18 @@ def list_models() -> list[str]:
 
 
 def list_losses() -> list[str]:
-    """List the identity losses and metric losses that configs select by name.
+    """List the identity, metric and distillation losses that configs select by name.
 
     Returns:
         Names, sorted.
     """
-    from torchreid_spectral.losses.registry import ID_LOSSES, METRIC_LOSSES
+    from torchreid_spectral.losses.registry import (
+        DISTILLATION_LOSSES,
+        ID_LOSSES,
+        METRIC_LOSSES,
+    )
 
-    return sorted({*ID_LOSSES, *METRIC_LOSSES})
+    return sorted({*ID_LOSSES, *METRIC_LOSSES, *DISTILLATION_LOSSES})
 
 
 def list_rerankers() -> list[str]:
@@ -195,6 +199,13 @@ def model_options() -> dict[str, Any]:
     from torchreid_spectral.models import SpectralOptions
 
     return SpectralOptions.defaults()
+
+
+def _contract(loss: str, *, spectral: bool) -> str:
+    """Say what a model must give in training for a loss: see SpectralNet's ``contract``."""
+    if loss in ("softmax", "triplet") or loss not in {"spectral", *list_losses()}:
+        return loss  # what is unknown is refused where the model is built
+    return "spectral" if spectral else "triplet"
 
 
 def _show_messages() -> None:

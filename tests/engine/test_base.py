@@ -14,6 +14,12 @@ from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.engine import ImageSpectralEngine
 from torchreid_spectral.engine.stock import ImageSoftmaxReportingEngine
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.losses import (
+    AMSoftmaxLoss,
+    BatchHardTripletLoss,
+    CombinedLoss,
+    EscapeLoss,
+)
 from torchreid_spectral.rerank import build_reranker
 
 from ..conftest import TINY
@@ -99,14 +105,19 @@ def test_spectral_engine_returns_and_saves_metrics(torchreid, datamanager, tmp_p
 
 
 def test_step_reports_losses_accuracies_and_escape(torchreid, datamanager):
-    engine = spectral_engine(
-        torchreid, datamanager, metric_loss=torchreid.losses.TripletLoss(), weight_metric=0.5
+    criterion = CombinedLoss(
+        AMSoftmaxLoss(),
+        metric_losses={"triplet": BatchHardTripletLoss(), "escape": EscapeLoss()},
+        metric_weights={"triplet": 0.5},
+        metric_on="both",
     )
+    engine = spectral_engine(torchreid, datamanager, criterion=criterion)
     batch = next(iter(datamanager.train_loader))
     engine.set_model_mode("train")
     summary = engine.forward_backward(batch)
-    assert set(summary) == {"loss_id", "loss_metric", "loss", "escape", "acc", "acc_walked"}
-    expected = summary["loss_id"] + 0.5 * summary["loss_metric"]
+    parts = {"loss_id", "loss_triplet", "loss_escape"}
+    assert set(summary) == parts | {"loss", "escape", "acc", "acc_walked"}
+    expected = summary["loss_id"] + 0.5 * summary["loss_triplet"] + summary["loss_escape"]
     assert math.isclose(summary["loss"], expected, rel_tol=1e-5)
     assert 0 <= summary["escape"] <= 1
 

@@ -127,12 +127,18 @@ def test_supervision(supervision, count):
     assert isinstance(head.eval()(x), torch.Tensor)
 
 
-def test_spectral_contract_gives_cosines(torchreid):
+def test_spectral_contract_gives_scores(torchreid):
     model = build("resnet18", "spectral")
     (plain, walked), features = model(images("resnet18"))
     assert features.shape == (4, 512)
-    for cosines in (plain, walked):
-        assert cosines.abs().max() <= 1
+    head = model.heads[0]
+    for scores, nodes in ((plain, features), (walked, head.walk(features))):
+        assert scores.cosine.abs().max() <= 1
+        torch.testing.assert_close(scores.feature, nodes)
+        weights = head.prototypes.norm(dim=1)
+        torch.testing.assert_close(scores.length, scores.feature_norm[:, None] * weights)
+    only = build("resnet18", "spectral", supervision="plain")(images("resnet18"))[0]
+    assert len(only) == 1 and only[0].cosine.shape == (4, 5)
     assert build("resnet18").heads[0].scale == 15
 
 

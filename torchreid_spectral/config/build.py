@@ -17,14 +17,18 @@ from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_spectral import _compat, registry
+from torchreid_spectral.config.losses import (
+    LOSS_NAMES,
+    build_criterion,
+    build_distillation,
+    check_losses,
+)
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.engine import image, stock
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.engine.schedulers import warmup_defaults
 from torchreid_spectral.errors import InputError, UnknownNameError
-from torchreid_spectral.losses import DeepSupervisionLoss
-from torchreid_spectral.losses.registry import METRIC_LOSSES, build_id_loss
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
 
 logger = logging.getLogger(__name__)
@@ -40,7 +44,6 @@ __all__ = [
     "run_kwargs",
 ]
 
-LOSS_NAMES = ("softmax", "triplet", "spectral")
 # What torchreid's build_transforms knows; it passes over any other word.
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
 
@@ -71,16 +74,7 @@ def check_config(cfg: CfgNode) -> None:
     ):
         if name not in known:
             raise UnknownNameError(kind, name, known)
-    if cfg.loss.spectral.metric and cfg.loss.spectral.metric not in METRIC_LOSSES:
-        raise UnknownNameError("metric loss", cfg.loss.spectral.metric, METRIC_LOSSES)
     spectral_model = cfg.model.name.startswith(registry.PREFIX)
-    if cfg.loss.name == "spectral" and (not spectral_model or cfg.data.type == "video"):
-        raise InputError(
-            f"loss.name spectral trains image models named spectral_*, got model.name "
-            f"{cfg.model.name} and data.type {cfg.data.type}. Use model.name "
-            f"{registry.PREFIX}{cfg.model.name.removeprefix(registry.PREFIX)}, or loss.name "
-            "softmax."
-        )
     if cfg.loss.name == "triplet" and cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch:
         raise InputError(
             "train.fixbase_epoch trains the classifier alone, but loss.triplet.weight_x is 0 and "
@@ -89,9 +83,9 @@ def check_config(cfg: CfgNode) -> None:
     try:  # what is checked by the objects themselves
         SyntheticSpec(**cfg.synthetic)
         build_rerank(cfg)
-        DeepSupervisionLoss(
-            _id_loss(cfg), cfg.loss.spectral.weight, cfg.loss.spectral.weight_walked
-        )
+        check_losses(cfg)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
     if cfg.test.rerank and cfg.rerank.method == "local_blurring":
@@ -268,8 +262,11 @@ def build_engine(
         "picture_queries": cfg.report.ranked_lists,
         **reporting,
     }
-    if cfg.loss.name == "spectral":
-        return image.ImageSpectralEngine(datamanager, model, **parts, **_spectral_loss(cfg))
+    if cfg.loss.name not in ("softmax", "triplet"):
+        spectral = cfg.model.name.startswith(registry.PREFIX)
+        own: Any = image.ImageSpectralEngine if spectral else image.ImageMetricEngine
+        losses = {"criterion": build_criterion(cfg), "distillation": build_distillation(cfg)}
+        return own(datamanager, model, **parts, **losses)
     parts["label_smooth"] = cfg.loss.softmax.label_smooth
     video = cfg.data.type == "video"
     if video:
@@ -324,26 +321,3 @@ def _model_options(cfg: CfgNode) -> dict[str, Any]:
     options["top_k"] = options["top_k"] or None
     options["last_stride"] = options["last_stride"] or None
     return options
-
-
-def _id_loss(cfg: CfgNode) -> nn.Module:
-    if cfg.loss.spectral.id == "am_softmax":
-        return build_id_loss("am_softmax", **cfg.loss.am_softmax)
-    smoothing = 0.1 if cfg.loss.softmax.label_smooth else 0.0
-    return build_id_loss(
-        cfg.loss.spectral.id, scale=cfg.loss.softmax.scale, label_smoothing=smoothing
-    )
-
-
-def _spectral_loss(cfg: CfgNode) -> dict[str, Any]:
-    group = cfg.loss.spectral
-    metric = None
-    if group.metric == "triplet":
-        metric = _compat.load().losses.TripletLoss(margin=cfg.loss.triplet.margin)
-    return {
-        "id_loss": _id_loss(cfg),
-        "weight": group.weight,
-        "weight_walked": group.weight_walked,
-        "metric_loss": metric,
-        "weight_metric": group.weight_metric,
-    }

@@ -89,6 +89,8 @@ _TORCHREID: dict[str, Any] = {
     },
 }
 
+_ANNEALED = {"margin": 4, "base": 1000.0, "gamma": 0.12, "power": 1.0, "minimum": 5.0}
+
 _SPECTRAL: dict[str, Any] = {
     # The walk and the head of spectral_* models; top_k 0 keeps all, last_stride 0 torchreid's,
     # steps inf is the closed form, memory counts features of earlier batches.
@@ -114,16 +116,43 @@ _SPECTRAL: dict[str, Any] = {
         "test_feature": "pooled",
     },
     "loss": {
-        # loss.name spectral: an identity loss on X and X', a metric loss on X ('' for none).
-        "spectral": {
-            "id": "am_softmax",
-            "metric": "",
-            "weight": 1.0,
-            "weight_walked": 1.0,
-            "weight_metric": 1.0,
-        },
+        # loss.name spectral: an identity loss ('' for none) on X and X', any number of metric
+        # losses on X (plain), X' (walked) or both, with their weights (none: all 1).
+        "id": "am_softmax",
+        "weight": 1.0,
+        "weight_walked": 1.0,
+        "metric": [],
+        "metric_weights": [],
+        "metric_on": "plain",
+        # Options of each, whether named by id and metric or alone by loss.name.
+        "softmax": {"scale": 15.0, "normalized": True},
         "am_softmax": {"margin": 0.3, "scale": 15.0},
-        "softmax": {"scale": 15.0},
+        "arcface": {"margin": 0.5, "scale": 30.0},
+        "circle": {"margin": 0.25, "scale": 64.0},
+        "a_softmax": dict(_ANNEALED),
+        "l_softmax": dict(_ANNEALED),
+        "contrastive": {"margin": 1.0, "normalize": True},
+        "triplet": {"soft_margin": False, "metric": "euclidean", "normalize": False},
+        "quadruplet": {
+            "margin": 1.0,
+            "margin_pairs": 0.5,
+            "adaptive": True,
+            "normalize": True,
+        },
+        "nca": {"scale": 20.0},
+        "circle_pairs": {"margin": 0.25, "scale": 64.0},
+        "normalized_cut": {"temperature": 0.1, "scale": 15.0, "detach": True},
+        "escape": {"temperature": 0.1},
+    },
+    # DarkRank: a teacher model ('' for none) and its checkpoint; soft or hard.
+    "distill": {
+        "teacher": "",
+        "weights": "",
+        "weight": 1.0,
+        "kind": "soft",
+        "scale": 3.0,
+        "power": 3.0,
+        "list_length": 4,
     },
     "train": {"warmup_epochs": 20, "warmup_factor": 0.01},
     # test.rerank switches it on; options that a method does not have are not handed to it.
@@ -151,6 +180,14 @@ _SPECTRAL: dict[str, Any] = {
 }
 
 _MAY_BE_INFINITE = ("spectral.steps",)
+# Keys of version 0.1.0's first configs, which go on working.
+_MOVED = {
+    "loss.spectral.id": "loss.id",
+    "loss.spectral.metric": "loss.metric",
+    "loss.spectral.weight": "loss.weight",
+    "loss.spectral.weight_walked": "loss.weight_walked",
+    "loss.spectral.weight_metric": "loss.metric_weights",
+}
 
 
 def get_default_config() -> CfgNode:
@@ -202,6 +239,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
 
 def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
     known = dict(_leaves(cfg))
+    key = _MOVED.get(key, key)
     if key not in known:
         raise UnknownNameError("config key", key, known)
     default = known[key]
@@ -211,8 +249,10 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
         default = 1  # it was set to inf before
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if key == "loss.metric_weights" and isinstance(value, (int, float)):
+        value = [value]
     if isinstance(default, list) and isinstance(value, (str, tuple)):
-        value = [value] if isinstance(value, str) else list(value)
+        value = list(value) if isinstance(value, tuple) else [value] if value else []
     if isinstance(default, float) and isinstance(value, str):
         value = _number(value)  # YAML reads 5e-4 as text
     if type(value) is not type(default):

@@ -6,6 +6,7 @@ Re-identification*, ICCV 2019.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 
 from torchreid_spectral import _compat
 from torchreid_spectral.engine.base import ReportingMixin
+from torchreid_spectral.engine.distillation import Distillation
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.losses import AMSoftmaxLoss, DeepSupervisionLoss
+from torchreid_spectral.losses import AMSoftmaxLoss, ClassScores, CombinedLoss
 from torchreid_spectral.models import SpectralNet
 
-__all__ = ["ImageSpectralEngine"]
+__all__ = ["ImageMetricEngine", "ImageSpectralEngine"]
 
 _engines: Any = _compat.load().engine
 
@@ -25,11 +27,11 @@ _engines: Any = _compat.load().engine
 class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc]
     r"""Train a spectral model by random-walk deep supervision.
 
-    .. math:: L = w_0 \, \ell_{id}(X) + w_1 \, \ell_{id}(X') + w_m \, \ell_{metric}(X)
+    .. math:: L = w_0 \, \ell_{id}(X) + w_1 \, \ell_{id}(X') + \sum_m w_m \, \ell_m + w_d \, \ell_d
 
-    Beside the losses it logs the accuracy of both branches and the escape probability of the
-    graphs that the heads walk on, a mean where there are several (stripes, groups): how likely a
-    random step leads to another identity, which training should lower.
+    with metric losses on X, X' or both, and what a teacher says of X. Beside the losses it logs
+    the accuracy of both branches and the escape probability of the graphs that the heads walk on,
+    a mean where there are several (stripes, groups): how likely a random step leads to another identity, which training should lower.
 
     Args:
         datamanager: ``torchreid.data.ImageDataManager``.
@@ -37,11 +39,8 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         optimizer: Of ``torchreid.optim.build_optimizer``.
         scheduler: Stepped once an epoch; none if not given.
         use_gpu: Use a GPU where there is one.
-        id_loss: Identity loss on cosines; AM-softmax with margin 0.3 and scale 15 by default.
-        weight: :math:`w_0`, of the identity loss on X.
-        weight_walked: :math:`w_1`, of the identity loss on X'.
-        metric_loss: Metric loss on X, or none.
-        weight_metric: :math:`w_m`.
+        criterion: The losses on X and X'; AM-softmax with margin 0.3 and scale 15 by default.
+        distillation: A teacher and its loss, or none.
         **reporting: See :class:`~torchreid_spectral.engine.base.ReportingMixin`.
 
     Raises:
@@ -56,21 +55,31 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         scheduler: Any = None,  # noqa: ANN401
         use_gpu: bool = True,
         *,
-        id_loss: nn.Module | None = None,
-        weight: float = 1.0,
-        weight_walked: float = 1.0,
-        metric_loss: nn.Module | None = None,
-        weight_metric: float = 1.0,
+        criterion: CombinedLoss | None = None,
+        distillation: Distillation | None = None,
         **reporting: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(datamanager, use_gpu, **reporting)
         network = model.module if isinstance(model, nn.DataParallel) else model
-        self.network = _checked(network)
+        self.criterion = CombinedLoss(AMSoftmaxLoss()) if criterion is None else criterion
+        self.distillation = distillation
+        self.network = self._checked(network)
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.register_model("model", model, optimizer, scheduler)
-        criterion = AMSoftmaxLoss() if id_loss is None else id_loss
-        self.criterion = DeepSupervisionLoss(criterion, weight, weight_walked)
-        self.metric_loss, self.weight_metric = metric_loss, weight_metric
+
+    def forward(self, images: Tensor) -> Any:  # noqa: ANN401
+        """Give the model's outputs, and the teacher's features where there is a teacher.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+
+        Returns:
+            What :meth:`compute_losses` takes.
+        """
+        outputs = super().forward(images)
+        if self.distillation is None:
+            return outputs
+        return outputs, self.distillation.features(images)
 
     def compute_losses(
         self,
@@ -80,58 +89,93 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         """Compute the loss, its parts, accuracies in % and the escape probability.
 
         Args:
-            outputs: The model's pair of outputs and features.
+            outputs: The model's pair of scores and features; with a teacher, the pair of that
+                and the teacher's features.
             targets: ``(B,)`` identity of each image.
 
         Returns:
             The loss, and what is logged.
         """
-        logits, features = outputs
-        plain, walked = self._branches(logits)
-        loss = id_loss = self.criterion(plain, walked, targets)
-        parts = {"loss_id": id_loss}
-        if self.metric_loss is not None:
-            nodes = features if isinstance(features, (tuple, list)) else (features,)
-            metric = torch.stack([self.metric_loss(node, targets) for node in nodes]).mean()
-            loss = loss + self.weight_metric * metric
-            parts["loss_metric"] = metric
+        taught = None
+        if self.distillation is not None:
+            outputs, taught = outputs
+        scores, features = outputs
+        plain, walked = self._branches(scores, features)
+        loss, parts = self.criterion(plain, walked, targets)
+        if self.distillation is not None and taught is not None:
+            parts["loss_distill"] = self.distillation.loss(features, taught)
+            loss = loss + self.distillation.weight * parts["loss_distill"]
+        self.criterion.advance()
         return loss, parts | {"loss": loss} | self._diagnose(plain, walked, targets)
 
-    def _branches(self, outputs: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: ANN401
-        """Split what the model gives into outputs before and after the walk."""
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    def _branches(
+        self,
+        outputs: Any,  # noqa: ANN401
+        features: Any,  # noqa: ANN401
+    ) -> tuple[Sequence[ClassScores], Sequence[ClassScores]]:
+        """Split what the model gives into scores before and after the walk."""
+        scores = [ClassScores(*output) for output in outputs]
         heads = self.network.heads
         if heads[0].supervision == "walked":
-            return (), outputs
-        return outputs[: len(heads)], outputs[len(heads) :]
+            return [], scores
+        return scores[: len(heads)], scores[len(heads) :]
 
     @torch.no_grad()
     def _diagnose(
         self,
-        plain: tuple[Tensor, ...],
-        walked: tuple[Tensor, ...],
+        plain: Sequence[ClassScores],
+        walked: Sequence[ClassScores],
         pids: Tensor,
     ) -> dict[str, Tensor]:
         accuracy = _compat.load().metrics.accuracy
         escapes = [head.escape(pids) for head in self.network.heads]
         found = {"escape": torch.stack(escapes).mean()}
         if plain:
-            found["acc"] = accuracy(plain[0], pids)[0]
+            found["acc"] = accuracy(plain[0].cosine, pids)[0]
         if walked:
-            found["acc_walked"] = accuracy(walked[0], pids)[0]
+            found["acc_walked"] = accuracy(walked[0].cosine, pids)[0]
         return found
 
+    def _checked(self, network: nn.Module) -> Any:  # noqa: ANN401
+        if not isinstance(network, SpectralNet):
+            raise InputError(
+                f"loss.name spectral needs a spectral model, got {type(network).__name__}: its "
+                "classifier gives no cosines for a margin. Use model.name spectral_<name>, or "
+                "loss.name softmax."
+            )
+        if network.contract != "spectral":
+            raise InputError(
+                "ImageSpectralEngine needs a model built with loss='spectral', got one built "
+                f"with loss={network.contract!r}."
+            )
+        return network
 
-def _checked(network: nn.Module) -> SpectralNet:
-    if not isinstance(network, SpectralNet):
-        raise InputError(
-            f"loss.name spectral needs a spectral model, got {type(network).__name__}: its "
-            "classifier gives no cosines for a margin. Use model.name spectral_<name>, or "
-            "loss.name softmax."
-        )
-    if network.contract != "spectral":
-        raise InputError(
-            f"ImageSpectralEngine needs a model built with loss='spectral', got one built with "
-            f"loss={network.contract!r}."
-        )
-    return network
+
+class ImageMetricEngine(ImageSpectralEngine):
+    """Train the features of any torchreid model by metric losses alone.
+
+    Its classifier is not trained: a linear layer gives no cosines, and ``loss.name softmax`` and
+    ``triplet`` are torchreid's. The model is built with ``loss="triplet"``, so that it gives its
+    features in training; other arguments as :class:`ImageSpectralEngine`.
+    """
+
+    def _checked(self, network: nn.Module) -> Any:  # noqa: ANN401
+        wants_scores = any(loss.needs_scores for loss in self.criterion.metric_losses.values())
+        if self.criterion.id_loss is not None or wants_scores:
+            raise InputError(
+                f"{type(network).__name__} has no cosine classifier: it can be trained by metric "
+                "losses that compare features alone. Use model.name spectral_<name>."
+            )
+        return network
+
+    def _branches(
+        self,
+        outputs: Any,  # noqa: ANN401
+        features: Any,  # noqa: ANN401
+    ) -> tuple[Sequence[ClassScores], Sequence[ClassScores]]:
+        """Put the features in the place of X; there is no X'."""
+        parts = features if isinstance(features, (tuple, list)) else (features,)
+        return [ClassScores(part[:, :0], part) for part in parts], []
+
+    def _diagnose(self, *args: Any) -> dict[str, Tensor]:  # noqa: ANN401
+        return {}

@@ -6,7 +6,7 @@ Face Recognition*, CVPR 2017.
 =================================  ==========================  ==========
 Paper                              Here                        Shape
 =================================  ==========================  ==========
-:math:`\|x\|`                      ``scores.products``         ``(B, 1)``
+:math:`\|x\|`                      ``scores.feature_norm``     ``(B,)``
 :math:`\psi(\theta)`               ``monotone_multiple``       ``(B, 1)``
 :math:`\lambda`                    ``annealing``               scalar
 =================================  ==========================  ==========
@@ -42,5 +42,5 @@ class ASoftmaxLoss(MultiplicativeMarginLoss):
         Returns:
             Logits ``(B, I)``.
         """
-        feature_norm, _ = scores.products("A-Softmax")
-        return feature_norm * self.blended(scores, targets)
+        feature_norm = scores.known("feature_norm", "A-Softmax")
+        return feature_norm[:, None] * self.blended(scores, targets)

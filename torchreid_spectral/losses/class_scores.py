@@ -1,18 +1,18 @@
-r"""What a cosine classifier says about a batch, with all that identity losses need of it.
+r"""What a cosine classifier says about a batch, with all that losses need of it.
 
 ==========================  ===========================  ===========
 Papers                      Here                         Shape
 ==========================  ===========================  ===========
 :math:`\cos\theta_{ij}`     ``cosine``                   ``(B, I)``
-:math:`\|x_i\|`             ``feature_norm``             ``(B,)``
-:math:`\|W_j\|`             ``weight_norm``              ``(I,)``
 :math:`X` or :math:`X'`     ``feature``                  ``(B, D)``
+:math:`\|x_i\|`             ``feature_norm``             ``(B,)``
+:math:`\|x_i\| \|W_j\|`     ``length``                   ``(B, I)``
 ==========================  ===========================  ===========
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,23 +24,23 @@ from torchreid_spectral.functional._precision import at_least_float32, full_prec
 __all__ = ["ClassScores"]
 
 
-@dataclass(frozen=True, eq=False)
-class ClassScores:
+class ClassScores(NamedTuple):
     """Cosines of a batch with the weights of all identities, and the lengths behind them.
 
-    Most losses need the cosines alone; L-Softmax and A-Softmax need the norms too.
+    Most losses need the cosines alone; A-Softmax and L-Softmax need lengths too. A tuple of
+    tensors whose first axis is the batch, so that it can be gathered over processes.
 
     Attributes:
         cosine: Cosine of each embedding with each identity's weight, ``(B, I)``.
-        feature_norm: Length of each embedding, ``(B,)``.
-        weight_norm: Length of each weight, ``(I,)``.
         feature: What metric losses compare, X or X' = T X, ``(B, D)``; not the embedding.
+        feature_norm: Length of each embedding, ``(B,)``.
+        length: Length of each embedding times that of each weight, ``(B, I)``.
     """
 
     cosine: Tensor
-    feature_norm: Tensor | None = None
-    weight_norm: Tensor | None = None
     feature: Tensor | None = None
+    feature_norm: Tensor | None = None
+    length: Tensor | None = None
 
     @classmethod
     def of(
@@ -60,29 +60,33 @@ class ClassScores:
             The scores.
         """
         with full_precision(embedding):
-            wide, rows = at_least_float32(embedding), at_least_float32(weight)
+            wide = at_least_float32(embedding)
+            rows = weight.to(wide.dtype)
+            norms = wide.norm(dim=1)
             return cls(
-                cosine_similarity(wide, rows.to(wide.dtype)),
-                wide.norm(dim=1),
-                rows.norm(dim=1),
+                cosine_similarity(wide, rows),
                 embedding if feature is None else feature,
+                norms,
+                norms[:, None] * rows.norm(dim=1)[None, :],
             )
 
-    def products(self, name: str) -> tuple[Tensor, Tensor]:
-        """Give the two lengths, for losses on inner products.
+    def known(self, name: str, loss: str) -> Tensor:
+        """Give an attribute that may be missing.
 
         Args:
-            name: The loss that needs them, for the message.
+            name: ``feature``, ``feature_norm`` or ``length``.
+            loss: What needs it, for the message.
 
         Returns:
-            ``feature_norm`` as ``(B, 1)`` and ``weight_norm`` as ``(1, I)``.
+            The tensor.
 
         Raises:
-            InputError: If there are none.
+            InputError: If it is not there.
         """
-        if self.feature_norm is None or self.weight_norm is None:
+        value: Tensor | None = getattr(self, name)
+        if value is None:
             raise InputError(
-                f"{name} needs the lengths of features and weights, got cosines alone. Pass "
+                f"{loss} needs {name} beside the cosines, got cosines alone. Pass "
                 "ClassScores.of(embedding, weight) in their place."
             )
-        return self.feature_norm[:, None], self.weight_norm[None, :]
+        return value

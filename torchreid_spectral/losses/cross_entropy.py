@@ -48,5 +48,4 @@ class ScaledSoftmaxLoss(IdentityLoss):
         """
         if self.normalized:
             return self.scale * scores.cosine
-        feature_norm, weight_norm = scores.products("softmax with normalized=False")
-        return feature_norm * weight_norm * scores.cosine
+        return scores.known("length", "softmax with normalized=False") * scores.cosine

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from torchreid_spectral.losses.class_scores import ClassScores
+
 __all__ = ["DeepSupervisionLoss"]
 
 
@@ -24,7 +26,7 @@ class DeepSupervisionLoss(nn.Module):
     that the weights keep their meaning.
 
     Args:
-        criterion: Identity loss, called with ``(B, I)`` outputs and ``(B,)`` targets.
+        criterion: Identity loss, called with the outputs of a branch and ``(B,)`` targets.
         weight: :math:`w_0`, of the features before the walk.
         weight_walked: :math:`w_1`, of the features after it.
 
@@ -45,8 +47,8 @@ class DeepSupervisionLoss(nn.Module):
 
     def forward(
         self,
-        outputs: Sequence[Float[Tensor, "B I"]],
-        walked: Sequence[Float[Tensor, "B I"]],
+        outputs: Sequence[Float[Tensor, "B I"] | ClassScores],
+        walked: Sequence[Float[Tensor, "B I"] | ClassScores],
         targets: Int[Tensor, " B"],
     ) -> Float[Tensor, ""]:
         """Compute the loss.

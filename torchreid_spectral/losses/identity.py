@@ -74,6 +74,4 @@ def check_scale(scale: float) -> float:
 def _wide(scores: ClassScores | Tensor) -> ClassScores:
     if isinstance(scores, Tensor):
         return ClassScores(at_least_float32(scores))
-    return ClassScores(
-        at_least_float32(scores.cosine), scores.feature_norm, scores.weight_norm, scores.feature
-    )
+    return scores._replace(cosine=at_least_float32(scores.cosine))

@@ -6,7 +6,7 @@ Networks*, ICML 2016.
 =================================  ==========================  ==========
 Paper                              Here                        Shape
 =================================  ==========================  ==========
-:math:`\|W_j\| \|x\|`              ``scores.products``         ``(B, I)``
+:math:`\|W_j\| \|x\|`              ``scores.length``           ``(B, I)``
 :math:`\psi(\theta)`               ``monotone_multiple``       ``(B, 1)``
 :math:`\lambda`                    ``annealing``               scalar
 =================================  ==========================  ==========
@@ -43,5 +43,4 @@ class LSoftmaxLoss(MultiplicativeMarginLoss):
         Returns:
             Logits ``(B, I)``.
         """
-        feature_norm, weight_norm = scores.products("L-Softmax")
-        return feature_norm * weight_norm * self.blended(scores, targets)
+        return scores.known("length", "L-Softmax") * self.blended(scores, targets)

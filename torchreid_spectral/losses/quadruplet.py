@@ -75,17 +75,18 @@ class QuadrupletLoss(MetricLoss):
         """
         squared = squared_euclidean_distance(features, features)
         same = targets[:, None] == targets[None, :]
-        first, second = torch.triu_indices(*same.shape, offset=1, device=same.device)
+        size = len(targets)
+        first, second = torch.triu_indices(size, size, offset=1, device=same.device)
         positive = same[first, second]
         i, j = first[positive], second[positive]
-        l, k = first[~positive], second[~positive]
-        pulled, pushed = squared[i, j], squared[l, k]
+        k, third = first[~positive], second[~positive]
+        pulled, pushed = squared[i, j], squared[k, third]
         margin, margin_pairs = self.margins(pulled, pushed)
         # Both ends of a positive pair are anchors in turn.
         anchors = torch.cat([i, j])
         own = pulled.repeat(2)[:, None] - squared[anchors] + margin
         others = pulled[:, None] - pushed[None, :] + margin_pairs
-        apart = (targets[l] != targets[i][:, None]) & (targets[k] != targets[i][:, None])
+        apart = (targets[k] != targets[i][:, None]) & (targets[third] != targets[i][:, None])
         return _mean_of_positive(own, ~same[anchors]) + _mean_of_positive(others, apart)
 
     @torch.no_grad()

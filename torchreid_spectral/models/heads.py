@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from torchreid_spectral.functional import cosine_similarity, escape_probability
 from torchreid_spectral.layers import SpectralAttention
+from torchreid_spectral.losses import ClassScores
 
 __all__ = ["ACTIVATIONS", "SUPERVISIONS", "SpectralHead"]
 
@@ -85,6 +86,7 @@ class SpectralHead(nn.Module):
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}.")
         self.supervision, self.scale = supervision, scale
+        self.gives_scores = False  # set by the model whose losses need more than logits
         self.seen: Tensor | None = None  # X of the last training batch, for what is logged
         self.walk = SpectralAttention() if walk is None else walk
         self.bottleneck = _bottleneck(dim, bottleneck_dim, activation)
@@ -114,7 +116,9 @@ class SpectralHead(nn.Module):
         wide = torch.promote_types(embedding.dtype, torch.float32)
         return self.scale * cosine_similarity(embedding.to(wide), self.prototypes.to(wide))
 
-    def forward(self, features: Float[Tensor, "B D"]) -> Tensor | tuple[Tensor, ...]:
+    def forward(
+        self, features: Float[Tensor, "B D"]
+    ) -> Tensor | tuple[Tensor, ...] | tuple[ClassScores, ...]:
         """Classify the batch, walked as ``supervision`` says; in eval mode never walked.
 
         Args:
@@ -122,7 +126,8 @@ class SpectralHead(nn.Module):
 
         Returns:
             ``(B, I)`` outputs: a tuple for X and X' (with group shuffling for the X' of each
-            group), or one tensor where only one is classified.
+            group), or one tensor where only one is classified; where ``gives_scores`` is set, a
+            tuple of :class:`ClassScores`, unscaled.
         """
         branches = SUPERVISIONS[self.supervision] if self.training else ("plain",)
         nodes: list[Tensor] = []
@@ -130,7 +135,13 @@ class SpectralHead(nn.Module):
             nodes += self.walk.walks(features) if branch == "walked" else (features,)
         if self.training:
             self.seen = features.detach()
-        outputs = self.classify(self.embed(torch.cat(nodes))).chunk(len(nodes))
+        embeddings = self.embed(torch.cat(nodes)).chunk(len(nodes))
+        if self.gives_scores:
+            return tuple(
+                ClassScores.of(embedding, self.prototypes, node)
+                for embedding, node in zip(embeddings, nodes)
+            )
+        outputs = tuple(self.classify(embedding) for embedding in embeddings)
         return outputs[0] if len(outputs) == 1 else outputs
 
     @torch.no_grad()

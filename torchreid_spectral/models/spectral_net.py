@@ -28,6 +28,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torchreid_spectral.losses import ClassScores
 from torchreid_spectral.models.heads import SpectralHead
 from torchreid_spectral.models.options import SpectralOptions
 
@@ -40,9 +41,9 @@ class SpectralNet(nn.Module):
     In eval mode: the feature ``(B, D)``. In training, with S walked features: for
     ``contract="softmax"`` the tuple of all plain outputs, then all walked ones; for
     ``"triplet"`` and ``"spectral"`` the pair of that tuple and the features. Outputs are
-    ``(B, I)``: scaled cosines that a cross-entropy takes as logits, for ``"spectral"`` plain
-    cosines. Where only one output is left (``supervision="plain"``, one feature) it comes without
-    a tuple, as from a baseline.
+    ``(B, I)``: scaled cosines that a cross-entropy takes as logits; where only one is left
+    (``supervision="plain"``, one feature) it comes without a tuple, as from a baseline. For
+    ``"spectral"`` they are :class:`~torchreid_spectral.losses.ClassScores`, always in a tuple.
     """
 
     contract: str
@@ -76,7 +77,8 @@ class SpectralNet(nn.Module):
             return self._test_output(result) if self.test_feature == "bottleneck" else result
         outputs, features = result
         ordered = _by_branch(outputs)
-        logits = ordered[0] if len(ordered) == 1 else ordered
+        alone = len(ordered) == 1 and self.contract != "spectral"
+        logits = ordered[0] if alone else ordered
         return logits if self.contract == "softmax" else (logits, features)
 
     def _test_output(self, feature: Tensor) -> Tensor:
@@ -115,9 +117,10 @@ def make_spectral(
         raise ValueError(f"loss must be softmax, triplet or spectral, got {contract!r}.")
 
     def head(classifier: nn.Linear) -> SpectralHead:
-        given = chosen.head() | ({"scale": 1.0} if contract == "spectral" else {})
         dim = classifier.in_features
-        return SpectralHead(dim, classifier.out_features, walk=chosen.walk(dim), **given)
+        return SpectralHead(
+            dim, classifier.out_features, walk=chosen.walk(dim), **chosen.head()
+        )
 
     _replace_classifiers(backbone, head)
     if chosen.last_stride is not None:
@@ -126,6 +129,8 @@ def make_spectral(
     backbone.__class__ = _spectral_class(type(backbone))  # type: ignore[arg-type]
     model: SpectralNet = backbone  # type: ignore[assignment]
     model.contract, model.test_feature = contract, chosen.test_feature
+    for each in model.heads:
+        each.gives_scores = contract == "spectral"
     if model.test_feature == "bottleneck" and len(model.heads) > 1:
         raise ValueError(
             f"test_feature='bottleneck' does not fit {name}: its test feature is not what its "
@@ -176,11 +181,11 @@ def _replace_classifiers(backbone: Any, head: Any) -> None:  # noqa: ANN401
         )
 
 
-def _by_branch(outputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+def _by_branch(outputs: Any) -> tuple[Any, ...]:  # noqa: ANN401
     """Flatten what the heads gave, per feature (plain, walked), to all plain, then all walked."""
     if isinstance(outputs, Tensor):
         return (outputs,)
-    if all(isinstance(output, Tensor) for output in outputs):
+    if all(isinstance(output, (Tensor, ClassScores)) for output in outputs):
         return tuple(outputs)
     return tuple(output for branch in zip(*outputs) for output in branch)
 

@@ -1,0 +1,125 @@
+"""A frozen teacher beside the student that is trained.
+
+Paper: Y. Chen, N. Wang, Z. Zhang, *DarkRank: Accelerating Deep Metric Learning via Cross Sample
+Similarities Transfer*, AAAI 2018.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreid_spectral import _compat, registry
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.losses import DarkRankLoss
+from torchreid_spectral.models import SpectralNet
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Distillation", "load_teacher"]
+
+
+class Distillation:
+    """A teacher and the loss by which a student learns from it.
+
+    Args:
+        teacher: A trained model of torchreid or of this package; it is frozen and put into eval
+            mode, in place.
+        loss: Called with the features of both; :class:`DarkRankLoss` by default.
+        weight: Of the loss beside the student's own, >= 0.
+
+    Raises:
+        InputError: If the weight is negative.
+    """
+
+    def __init__(
+        self, teacher: nn.Module, loss: nn.Module | None = None, weight: float = 1.0
+    ) -> None:
+        if not weight >= 0:
+            raise InputError(f"distill.weight must be >= 0, got {weight}.")
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.criterion = DarkRankLoss() if loss is None else loss
+        self.weight = weight
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Let the teacher look at a batch.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+
+        Returns:
+            Its features ``(B, E)``.
+        """
+        device = next(iter(self.teacher.parameters())).device
+        if device != images.device:
+            self.teacher.to(images.device)
+        features: Tensor = self.teacher(images)
+        return features
+
+    def loss(self, student: Any, taught: Tensor) -> Tensor:  # noqa: ANN401
+        """Compare the student's features with the teacher's.
+
+        Args:
+            student: Features ``(B, D)``, or several to be put side by side.
+            taught: Of :meth:`features`.
+
+        Returns:
+            The loss, before its weight.
+        """
+        parts = student if isinstance(student, (tuple, list)) else (student,)
+        value: Tensor = self.criterion(torch.cat([part.flatten(1) for part in parts], 1), taught)
+        return value
+
+
+def load_teacher(name: str, path: str | Path, *, use_gpu: bool = False) -> nn.Module:
+    """Build a teacher and load its weights, weights only; every weight of its feature must fit.
+
+    A spectral teacher is built with the active options of spectral models, as the student is.
+
+    Args:
+        name: Any model of torchreid or of this package.
+        path: Its checkpoint.
+        use_gpu: As in torchreid; a few models place constants by it.
+
+    Returns:
+        The teacher, frozen and in eval mode.
+
+    Raises:
+        InputError: If the file is missing, not a safe checkpoint, or of another model.
+    """
+    if not Path(path).expanduser().is_file():
+        raise InputError(f"distill.weights names a file that does not exist: {path}")
+    content = _compat.load_checkpoint(path)
+    weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise InputError(f"distill.weights {path} holds no state_dict of a model.")
+    teacher = registry.build_model(name, 1, pretrained=False, use_gpu=use_gpu)
+    own = teacher.state_dict()
+    given = {key.removeprefix("module."): value for key, value in weights.items()}
+    needed = [key for key in own if _makes_the_feature(teacher, key)]
+    wrong = [
+        key for key in needed if key not in given or given[key].shape != own[key].shape
+    ]
+    if wrong:
+        raise InputError(
+            f"distill.weights {path} does not fit distill.teacher {name}: {len(wrong)} of "
+            f"{len(needed)} weights are missing or of another shape, such as {wrong[0]}. Name the "
+            "model that the file was trained with, and its spectral options."
+        )
+    teacher.load_state_dict({key: given[key] for key in needed}, strict=False)
+    logger.info("Teacher %s loaded from %s", name, path)
+    return teacher.eval().requires_grad_(False)
+
+
+def _makes_the_feature(teacher: nn.Module, key: str) -> bool:
+    """Say whether a weight takes part in what a model gives in eval mode."""
+    if not key.startswith("classifier"):
+        return True
+    bottleneck = isinstance(teacher, SpectralNet) and teacher.test_feature == "bottleneck"
+    return bottleneck and ".prototypes" not in f".{key}" and ".walk." not in f".{key}"
