@@ -31,7 +31,8 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
 
     with metric losses on X, X' or both, and what a teacher says of X. Beside the losses it logs
     the accuracy of both branches and the escape probability of the graphs that the heads walk on,
-    a mean where there are several (stripes, groups): how likely a random step leads to another identity, which training should lower.
+    a mean where there are several (stripes, groups): how likely a random step leads to another
+    identity, which training should lower.
 
     Args:
         datamanager: ``torchreid.data.ImageDataManager``.

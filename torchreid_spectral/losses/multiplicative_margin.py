@@ -88,14 +88,14 @@ class MultiplicativeMarginLoss(IdentityLoss):
         minimum: float = 5.0,
     ) -> None:
         super().__init__()
-        if margin < 1 or margin != int(margin):
+        if margin < 1:
             raise ValueError(f"margin must be a whole number >= 1, got {margin}.")
         for name, value in (
             ("base", base), ("gamma", gamma), ("power", power), ("minimum", minimum)
         ):  # fmt: skip
             if not value >= 0:
                 raise ValueError(f"{name} must be >= 0, got {value}.")
-        self.margin, self.base, self.gamma = int(margin), base, gamma
+        self.margin, self.base, self.gamma = margin, base, gamma
         self.power, self.minimum = power, minimum
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 
