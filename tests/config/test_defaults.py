@@ -164,5 +164,5 @@ def test_every_walk_is_built_from_the_config(torchreid, walk):
     for _ in range(2):
         outputs, _ = model(torch.rand(4, 3, 64, 32))
         assert len(outputs) == (3 if walk == "groups" else 2)
-        torch.stack(outputs).sum().backward()
+        torch.stack([output.cosine for output in outputs]).sum().backward()
     assert model.eval()(torch.rand(1, 3, 64, 32)).shape == (1, 512)
