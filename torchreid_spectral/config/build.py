@@ -75,6 +75,12 @@ def check_config(cfg: CfgNode) -> None:
         if name not in known:
             raise UnknownNameError(kind, name, known)
     spectral_model = cfg.model.name.startswith(registry.PREFIX)
+    if cfg.model.attention and not spectral_model:
+        raise InputError(
+            f"model.attention is for spectral models, got model.name {cfg.model.name}. Use "
+            f"{registry.PREFIX}{cfg.model.name}; with spectral.supervision plain it has no walk."
+        )
+    _model_options(cfg)
     if cfg.loss.name == "triplet" and cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch:
         raise InputError(
             "train.fixbase_epoch trains the classifier alone, but loss.triplet.weight_x is 0 and "
@@ -320,4 +326,17 @@ def _model_options(cfg: CfgNode) -> dict[str, Any]:
     options = dict(cfg.spectral)
     options["top_k"] = options["top_k"] or None
     options["last_stride"] = options["last_stride"] or None
+    options["attention"] = tuple(_with_frames(block, cfg) for block in cfg.model.attention)
     return options
+
+
+def _with_frames(block: Any, cfg: CfgNode) -> Any:  # noqa: ANN401
+    """Tell a block over frames how many the tracklets of the data have."""
+    if not isinstance(block, dict) or block.get("over") != "frames" or "frames" in block:
+        return block
+    if cfg.data.type != "video":
+        raise InputError(
+            f"model.attention over frames needs tracklets: set data.type video, got "
+            f"{cfg.data.type}, or give the block frames: LENGTH."
+        )
+    return {**block, "frames": cfg.video.seq_len}

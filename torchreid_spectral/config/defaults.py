@@ -92,6 +92,8 @@ _TORCHREID: dict[str, Any] = {
 _ANNEALED = {"margin": 4, "base": 1000.0, "gamma": 0.12, "power": 1.0, "minimum": 5.0}
 
 _SPECTRAL: dict[str, Any] = {
+    # Blocks after stages of a spectral model's backbone: [{after: layer3, over: pixels, heads: 4}]
+    "model": {"attention": []},
     # The walk and the head of spectral_* models; top_k 0 keeps all, last_stride 0 torchreid's,
     # steps inf is the closed form, memory counts features of earlier batches.
     "spectral": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -56,6 +57,8 @@ class SpectralOptions:
         bottleneck_dim: Width of the bottleneck, 0 for none.
         activation: Of the bottleneck.
         scale: Of the cosines.
+        attention: Blocks after stages of the backbone, see
+            :func:`~torchreid_spectral.models.stages.insert_attention`.
 
     Raises:
         ValueError: If ``test_feature`` is not known.
@@ -80,6 +83,7 @@ class SpectralOptions:
     bottleneck_dim: int = 512
     activation: str = "prelu"
     scale: float = 15.0
+    attention: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         if self.test_feature not in TEST_FEATURES:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torchreid_spectral.losses import ClassScores
 from torchreid_spectral.models.heads import SpectralHead
 from torchreid_spectral.models.options import SpectralOptions
+from torchreid_spectral.models.stages import insert_attention
 
 __all__ = ["SpectralNet", "make_spectral", "set_last_stride"]
 
@@ -122,6 +123,7 @@ def make_spectral(
             dim, classifier.out_features, walk=chosen.walk(dim), **chosen.head()
         )
 
+    insert_attention(backbone, chosen.attention)
     _replace_classifiers(backbone, head)
     if chosen.last_stride is not None:
         set_last_stride(backbone, chosen.last_stride)
