@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("configs", nargs="*", help="config files; the first is compared with")
     parser.add_argument("--variant", nargs="+", action="append", default=[],
-                        metavar="ARG", help="NAME FILE [KEY VALUE ...]; may be repeated")  # fmt: skip
+                        metavar="ARG", help="NAME FILE [KEY VALUE ...]; repeatable")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="runs a config (default 3)")
     parser.add_argument("--first-seed", type=int, default=1, help="seeds count from here")
     parser.add_argument("--out", type=Path, default=Path("log/compare"), help="folder")

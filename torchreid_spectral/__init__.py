@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchreid_spectral.inference import (
+        SpectralReID as SpectralReID,
+    )
     from torchreid_spectral.registry import (
         build_model as build_model,
     )
@@ -36,6 +39,7 @@ _LAZY = {
     "register": "registry",
     "build_reranker": "rerank",
     "evaluate_rank": "evaluation",
+    "SpectralReID": "inference",
 }
 __all__ = ["__version__", *_LAZY]
 

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from torchreid_spectral.errors import InputError, UnknownNameError
 
-__all__ = ["get_default_config", "merge_file", "merge_options"]
+__all__ = ["get_default_config", "merge_file", "merge_options", "merged_config"]
 
 # Keys and values of torchreid's scripts/default_config.py.
 _TORCHREID: dict[str, Any] = {
@@ -199,6 +199,24 @@ def get_default_config() -> CfgNode:
         A yacs node.
     """
     return CfgNode(_merged(copy.deepcopy(_TORCHREID), _SPECTRAL))
+
+
+def merged_config(config: Mapping[str, Any]) -> CfgNode:
+    """Give a saved config over today's defaults.
+
+    Args:
+        config: Plain data, as ``metrics.json`` holds it; keys that are no longer known are passed
+            over.
+
+    Returns:
+        A yacs node.
+    """
+    cfg = get_default_config()
+    known = dict(_leaves(cfg))
+    for key, value in _leaves(config):
+        if key in known:
+            _set(cfg, key, value)
+    return cfg
 
 
 def merge_file(cfg: CfgNode, path: str | Path) -> None:

@@ -1,0 +1,209 @@
+"""Tests of torchreid_spectral.inference: weights, images, gallery, search, calibration."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from torchreid_spectral import SpectralReID, build_reranker
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.inference import Calibration, Gallery, calibrate, open_model
+from torchreid_spectral.inference.images import to_tensor
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_pixels_are_those_of_torchreids_test_transform(torchreid, pictures):
+    _, transform = torchreid.data.transforms.build_transforms(64, 32, transforms=[])
+    path = pictures[0][0]
+    expected = transform(Image.open(path).convert("RGB"))
+    torch.testing.assert_close(to_tensor(path, 64, 32, *IMAGENET), expected, rtol=0, atol=1e-6)
+    larger = transform.transforms[0].__class__((100, 40))(Image.open(path))
+    expected = transform(larger)
+    torch.testing.assert_close(to_tensor(larger, 64, 32, *IMAGENET), expected, rtol=0, atol=1e-6)
+
+
+def test_every_kind_of_image_gives_one_feature(reid, pictures):
+    path = pictures[0][0]
+    image = Image.open(path).convert("RGB")
+    rgb = np.asarray(image)
+    expected = reid.features(path)
+    pixels = torch.from_numpy(rgb.copy()).permute(2, 0, 1)
+    for kind, channels in ((image, None), (rgb, "rgb"), (rgb[..., ::-1], "bgr"),
+                           (pixels, None), (pixels.float() / 255, None), ([path], None),
+                           (rgb[None], "rgb"), (pixels[None], None)):  # fmt: skip
+        np.testing.assert_allclose(reid.features(kind, channels=channels), expected, atol=1e-5)
+    swapped = reid.features(rgb, channels="bgr")
+    assert np.abs(swapped - expected).max() > 1e-3
+    batch = reid.features([path, image, pictures[1][0]])
+    np.testing.assert_allclose(batch[:2], np.repeat(expected, 2, 0), atol=1e-5)
+
+
+def test_torchreids_feature_extractor_gives_the_same(torchreid, reid, weights, pictures):
+    extractor = torchreid.utils.FeatureExtractor(
+        "spectral_osnet_x0_25", str(weights), image_size=(64, 32), device="cpu", verbose=False
+    )
+    paths = [row[0] for row in pictures[:3]]
+    np.testing.assert_allclose(extractor(paths).numpy(), reid.features(paths), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 4, 3), np.uint8), "channels='bgr' for what OpenCV reads"),
+        (np.zeros((8, 4), np.uint8), r"must be \(H, W, 3\)|An image is a path"),
+        (np.zeros((8, 4, 3)), "uint8, got .* of float64"),
+        (torch.full((3, 8, 4), 2.0), r"floats in \[0, 1\]"),
+        (torch.full((3, 8, 4), float("nan")), r"floats in \[0, 1\]"),
+        (torch.zeros(4, 8, 4), r"\(3, H, W\), RGB, got \(4, 8, 4\)"),
+        ("nowhere.jpg", "There is no image 'nowhere.jpg'"),
+        ([], "holds no image"),
+        (7, "An image is a path"),
+        ([7], "cannot be of type int"),
+    ],
+)
+def test_rejects_images(reid, image, message):
+    with pytest.raises(InputError, match=message):
+        reid.features(image)
+
+
+def test_index_search_save_open_add(reid, pictures, tmp_path):
+    paths, ids = [row[0] for row in pictures], [row[1] for row in pictures]
+    gallery = reid.index(paths[:9], ids[:9], progress=False)
+    assert len(gallery) == 9 and gallery.features.shape == (9, 512)
+    hits = reid.search(paths[4], top_k=3)
+    assert [hit.rank for hit in hits] == [1, 2, 3]
+    assert (hits[0].path, hits[0].id) == (paths[4], ids[4])
+    assert hits[0].distance == pytest.approx(0, abs=1e-5)
+
+    gallery.save(tmp_path / "gallery")
+    again = reid.open(tmp_path / "gallery")
+    assert (again.paths, again.ids) == (gallery.paths, gallery.ids)
+    assert reid.search(paths[4], top_k=3) == hits
+    assert reid.add(paths, ids) == len(paths) - 9
+    assert reid.add(paths, ids) == 0
+    whole = SpectralReID.index(reid, paths, ids, progress=False)
+    np.testing.assert_allclose(whole.features, again.features, atol=1e-5)
+    assert whole.paths == again.paths
+
+    answers = reid.search(paths[:2], top_k=5, rerank="local_blurring", k=6)
+    method = build_reranker("local_blurring", k=6).fit(whole.features)
+    expected, _ = method.rank(reid.features(paths[:2]), top_k=5)
+    assert [[hit.path for hit in row] for row in answers] == [
+        [paths[i] for i in row] for row in expected
+    ]
+
+
+def test_folder_with_a_broken_file(reid, pictures, tmp_path, caplog):
+    (tmp_path / "deep").mkdir()
+    shutil.copy(pictures[0][0], tmp_path / "deep" / "a.jpg")
+    (tmp_path / "b.png").write_bytes(b"not a picture")
+    (tmp_path / "notes.txt").write_text("")
+    gallery = reid.index(tmp_path, progress=False)
+    assert gallery.paths == [str(tmp_path / "deep" / "a.jpg")]
+    assert "not an image that can be read" in gallery.skipped[str(tmp_path / "b.png")]
+    (tmp_path / "deep" / "a.jpg").unlink()
+    with pytest.raises(InputError, match="None of the 1 images could be read"):
+        reid.index(tmp_path, progress=False)
+
+
+def test_galleries_of_other_weights_are_refused(reid, weights, pictures, tmp_path):
+    gallery = reid.index([pictures[0][0]], progress=False)
+    gallery.model = "0123456789abcdef"
+    gallery.save(tmp_path)
+    with pytest.raises(InputError, match="made by the weights 0123456789abcdef"):
+        reid.open(tmp_path)
+    with pytest.raises(InputError, match="not a finished gallery"):
+        Gallery.open(tmp_path / "none")
+    fresh = SpectralReID(weights, device="cpu")
+    with pytest.raises(InputError, match="no gallery yet"):
+        fresh.search(pictures[0][0])
+
+
+def test_calibration_by_counting():
+    """Distances on a line: one minus cosine of unit vectors in the plane, all pairs by a loop."""
+    rng = np.random.default_rng(0)
+    ids = np.arange(40) % 8
+    angles = ids + 0.4 * rng.normal(size=40)
+    features = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    same, different = [], []
+    for i in range(40):
+        for j in range(i):
+            distance = 1 - float(features[i].astype(float) @ features[j].astype(float))
+            (same if ids[i] == ids[j] else different).append(distance)
+    for rate in (0.5, 0.1, 0.02, 1 / 300):
+        found = calibrate(features, ids, false_match_rate=rate)
+        passed = sum(d <= found.threshold for d in different)
+        assert passed <= rate * len(different) < passed + 1
+        assert found.false_match_rate == pytest.approx(passed / len(different))
+        assert found.true_match_rate == pytest.approx(np.mean(np.array(same) <= found.threshold))
+    assert (found.same_pairs, found.different_pairs) == (len(same), len(different))
+    cross = calibrate(features, ids, np.arange(40) // 8 % 2, false_match_rate=0.1)
+    assert cross.different_pairs == sum(
+        (i // 8 % 2) != (j // 8 % 2) and ids[i] != ids[j] for i in range(40) for j in range(i)
+    )
+
+
+def test_ties_pass_together_or_not_at_all():
+    features = np.array([[1, 0], [0, 1], [1, 0], [0, 1], [1, 0.1]], np.float32)
+    found = calibrate(features, [0, 1, 2, 3, 0], false_match_rate=0.3)
+    assert found.false_match_rate <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"), [(0.0, r"in \(0, 1\)"), (0.001, "takes at least 1000 pairs")]
+)
+def test_calibration_rejects(rate, message):
+    with pytest.raises(InputError, match=message):
+        calibrate(np.eye(4, dtype=np.float32), [0, 0, 1, 1], false_match_rate=rate)
+
+
+def test_same_person(weights, pictures, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(weights.parent.parent, folder)
+    copy = folder / "model" / weights.name
+    reid = SpectralReID(copy, device="cpu")
+    first, second = pictures[0][0], pictures[-1][0]
+    answer = reid.same_person(first, second)
+    assert answer.same is None and str(answer).endswith("not calibrated")
+    paths, ids, cameras = zip(*pictures)
+    calibration = reid.calibrate(list(paths), ids, cameras, false_match_rate=0.05)
+    assert reid.same_person(first, first).same is True
+    assert "same person (false-match rate" in str(reid.same_person(first, first))
+    assert reid.same_person(first, second).same is (answer.distance <= calibration.threshold)
+    calibration.save(copy.with_name("calibration.json"))
+    assert SpectralReID(copy, device="cpu").calibration == calibration
+    with pytest.raises(InputError, match="two single images"):
+        reid.same_person([first], second)
+    foreign = Calibration(0.5, 0, 1, 0.1, 1, 10, model="0" * 16)
+    with pytest.raises(InputError, match="calibrate anew"):
+        SpectralReID(copy, device="cpu", calibration=foreign)
+
+
+def test_weights_alone_need_a_name(weights, tmp_path, pictures, reid):
+    from safetensors.torch import save_file
+
+    state = torch.load(weights, weights_only=True)["state_dict"]
+    path = tmp_path / "deep" / "er" / "still" / "bare.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file({f"module.{name}": value for name, value in state.items()}, path)
+    with pytest.raises(InputError, match="Give model_name, height and width"):
+        open_model(path)
+    bare = SpectralReID(path, device="cpu", model_name="spectral_osnet_x0_25", height=64, width=32)
+    picture = pictures[0][0]
+    np.testing.assert_allclose(bare.features(picture), reid.features(picture), atol=1e-6)
+    with pytest.raises(InputError, match="does not fit .*are missing or of another shape"):
+        open_model(path, model_name="spectral_resnet18")
+    with pytest.raises(InputError, match="'heigth'.*are no settings"):
+        open_model(path, heigth=3)
+    with pytest.raises(InputError, match="There are no weights"):
+        open_model(tmp_path / "nothing")
+
+
+def test_settings_come_from_the_run(reid):
+    settings = reid.settings
+    assert (settings.model_name, settings.height) == ("spectral_osnet_x0_25", 64)
+    assert settings.options["temperature"] == 0.2
+    assert float(reid.model.heads[0].walk.temperature) == pytest.approx(0.2)

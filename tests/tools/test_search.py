@@ -1,0 +1,71 @@
+"""Tests of tools/extract.py, search.py and compare_images.py."""
+
+import json
+
+import pytest
+
+from ..inference.conftest import pictures, run_folder, weights  # noqa: F401 (fixtures)
+from .test_main import load_tool
+
+extract, search, compare = (load_tool(n) for n in ("extract", "search", "compare_images"))
+
+
+def test_extract_search_compare(weights, pictures, data_root, tmp_path, capsys):  # noqa: F811
+    out, folder = tmp_path / "gallery", data_root / "synthetic_pedestrians" / "query"
+    given = [str(weights), str(folder), "--out", str(out), "--shard-size", "7", "--device", "cpu"]
+    assert extract.main(given) == 0
+    shards = sorted(out.glob("*.safetensors"))
+    written = {path: path.stat().st_mtime_ns for path in shards}
+    (out / "index.json").unlink()
+    shards[1].with_suffix(".json").unlink()
+    assert extract.main(given) == 0
+    assert f"in {len(shards)} shards ({len(shards) - 1} kept)" in capsys.readouterr().out
+    again = {path: path.stat().st_mtime_ns for path in shards}
+    assert [path for path in shards if again[path] != written[path]] == [shards[1]]
+
+    query = pictures[0][0]
+    arguments = [str(weights), str(out), query, "--top-k", "3", "--device", "cpu"]
+    assert search.main([*arguments, "--json", "--rerank", "local_blurring"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [hit["rank"] for hit in answer[query]] == [1, 2, 3]
+    assert search.main([arguments[0], str(folder), *arguments[2:]]) == 0
+    assert capsys.readouterr().out.count(".jpg") == 4
+    assert search.main([*arguments, "--rerank", "local_blur"]) == 2
+    assert "Did you mean local_blurring" in capsys.readouterr().err
+
+
+def test_dataset_calibrates(weights, data_root, tmp_path, capsys):  # noqa: F811
+    from torchreid_spectral.data.datasets import synthetic_defaults
+    from torchreid_spectral.data.synthetic import SyntheticSpec
+
+    from ..conftest import TINY
+
+    out = str(tmp_path / "gallery")
+    given = ["--dataset", "synthetic_pedestrians", "--root", str(data_root), "--out", out]
+    with synthetic_defaults(SyntheticSpec(**TINY)):
+        assert extract.main([str(weights), *given, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    image = str(next((data_root / "synthetic_pedestrians" / "query").glob("*.jpg")))
+    pair = [str(weights), image, image, "--device", "cpu"]
+    assert compare.main(pair) == 0
+    assert "not calibrated" in capsys.readouterr().out
+    try:
+        assert compare.main([*pair, "--calibrate", out, "--false-match-rate", "0.05"]) == 0
+        assert "same person" in capsys.readouterr().out
+        assert compare.main([*pair, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["same"] is True
+    finally:
+        weights.with_name("calibration.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["w", "--out", "o"], "a folder of images or --dataset"),
+        (["w", "nowhere", "--out", "o"], "There is no folder 'nowhere'"),
+        (["w", "--dataset", "market1502", "--out", "o"], "Did you mean market1501"),
+    ],
+)
+def test_rejects(torchreid, given, message, capsys):
+    assert extract.main(given) == 2
+    assert message in capsys.readouterr().err

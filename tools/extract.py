@@ -1,0 +1,135 @@
+"""Extract features of a folder or a dataset into a gallery that tools/search.py opens.
+
+Shards that are there already are kept: stopped, the same command goes on.
+
+Example:
+    python tools/extract.py weights.safetensors folder/ --out gallery/
+    python tools/extract.py weights.safetensors --dataset market1501 --split gallery \
+        --root reid-data --out gallery/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torchreid_spectral.errors import InputError, UnknownNameError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit status: 0, or 2 where the user can mend something.
+    """
+    args = parse(argv)
+    try:
+        run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("weights", help="trained weights")
+    parser.add_argument("images", nargs="?", help="folder of images")
+    parser.add_argument("--dataset", help="a dataset of torchreid instead of a folder")
+    parser.add_argument("--split", default="gallery", choices=["train", "query", "gallery"])
+    parser.add_argument("--root", default="reid-data", help="folder that holds the datasets")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the gallery")
+    parser.add_argument("--shard-size", type=int, default=10_000, help="images a shard")
+    add_model_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let the command line say what is not saved with the weights."""
+    parser.add_argument("--model-name", help="where nothing is saved with the weights")
+    parser.add_argument("--height", type=int, help="of the model's input")
+    parser.add_argument("--width", type=int, help="of the model's input")
+    parser.add_argument("--device", help="cpu, cuda, ...")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once")
+
+
+def open_reid(args: argparse.Namespace, **more: Any) -> Any:
+    """Open the weights."""
+    from torchreid_spectral.inference import SpectralReID
+
+    names = ("model_name", "height", "width")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return SpectralReID(
+        args.weights, device=args.device, batch_size=args.batch_size, **given, **more
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Extract what is not there yet, a shard at a time."""
+    from torchreid_spectral.inference.gallery import write_manifest, write_shard
+
+    if args.shard_size < 1:
+        raise InputError(f"--shard-size must be >= 1, got {args.shard_size}.")
+    paths, labels = listed(args)
+    reid = open_reid(args)
+    shards, kept = [], 0
+    for number, start in enumerate(range(0, len(paths), args.shard_size)):
+        rows = slice(start, start + args.shard_size)
+        name = f"features-{number:05d}"
+        if whole(args.out, name, paths[rows], reid.fingerprint):
+            kept += 1
+        else:
+            part = {key: values[rows] for key, values in labels.items()}
+            write_shard(args.out, number, reid.index(paths[rows], **part))
+        shards.append(name)
+    write_manifest(args.out, shards, reid.fingerprint, reid.settings.metric)
+    print(f"{len(paths)} images in {len(shards)} shards ({kept} kept) in {args.out}")
+
+
+def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
+    """List the images, and ids and cameras where a dataset has them."""
+    from torchreid_spectral.inference.images import list_folder
+
+    if (args.images is None) == (args.dataset is None):
+        raise InputError("Give a folder of images or --dataset NAME, one of the two.")
+    if args.images is not None:
+        return list_folder(args.images), {}
+    import torchreid_spectral as ts
+    from torchreid_spectral import _compat
+    from torchreid_spectral.data.catalog import check_available
+
+    ts.register()
+    known = _compat.dataset_tables()["image"]
+    if args.dataset not in known:
+        raise UnknownNameError("image dataset", args.dataset, known)
+    check_available(args.root, {args.dataset}, "image")
+    try:
+        dataset = known[args.dataset](root=args.root, verbose=False)
+    except (RuntimeError, OSError) as error:
+        raise InputError(str(error)) from error
+    rows = getattr(dataset, args.split)
+    ids, camids = [row[1] for row in rows], [row[2] for row in rows]
+    return [str(row[0]) for row in rows], {"ids": ids, "camids": camids}
+
+
+def whole(folder: Path, name: str, paths: Sequence[str], model: str) -> bool:
+    """Say whether a shard of just these images and weights is there."""
+    try:
+        content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        found = {*content["paths"], *content["skipped"]}
+    except (OSError, ValueError, KeyError):
+        return False
+    there = (folder / f"{name}.safetensors").is_file()
+    return there and content["model"] == model and found == set(paths)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

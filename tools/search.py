@@ -1,0 +1,77 @@
+"""Search a gallery for images: prints the ranked answer, as text or JSON.
+
+Example:
+    python tools/search.py weights.safetensors gallery/ query.jpg --top-k 20 \
+        --rerank local_blurring
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from extract import add_model_arguments, open_reid
+
+from torchreid_spectral.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit status: 0, or 2 where the user can mend something.
+    """
+    args = parse(argv)
+    try:
+        run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("weights", help="trained weights")
+    parser.add_argument("gallery", help="a gallery of tools/extract.py, or a folder of images")
+    parser.add_argument("query", nargs="+", help="images to search for")
+    parser.add_argument("--top-k", type=int, default=20, help="answers a query")
+    parser.add_argument("--rerank", default="none", help="a re-ranker's name")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_model_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> dict[str, list[Any]]:
+    """Search and print."""
+    reid = open_reid(args)
+    if (Path(args.gallery) / "index.json").is_file():
+        reid.open(args.gallery)
+    else:
+        reid.index(args.gallery)
+    answers = reid.search(list(args.query), args.top_k, args.rerank)
+    found = dict(zip(args.query, answers))
+    if args.json:
+        plain = {query: [asdict(hit) for hit in hits] for query, hits in found.items()}
+        print(json.dumps(plain, indent=2))
+        return found
+    for query, hits in found.items():
+        print(query)
+        for hit in hits:
+            label = "" if hit.id is None else f"  id {hit.id}"
+            print(f"{hit.rank:5d}  {hit.distance:.4f}  {hit.path}{label}")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""From the config of a finished run to what its weights are opened with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torchreid_spectral import registry
+from torchreid_spectral.config.build import _model_options
+from torchreid_spectral.config.defaults import merged_config
+from torchreid_spectral.engine.base import METRIC_NAMES
+
+__all__ = ["inference_settings"]
+
+
+def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a trained model is opened with.
+
+    Args:
+        config: An effective config as plain data, as ``metrics.json`` holds it; keys that this
+            version does not know are passed over.
+
+    Returns:
+        Fields of :class:`~torchreid_spectral.inference.Settings`.
+    """
+    cfg = merged_config(config)
+    spectral = cfg.model.name.startswith(registry.PREFIX)
+    return {
+        "model_name": cfg.model.name,
+        "height": cfg.data.height,
+        "width": cfg.data.width,
+        "options": _model_options(cfg) if spectral else {},
+        "mean": tuple(cfg.data.norm_mean),
+        "std": tuple(cfg.data.norm_std),
+        "metric": METRIC_NAMES[cfg.test.dist_metric],
+        "normalize": cfg.test.normalize_feature,
+    }

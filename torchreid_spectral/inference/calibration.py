@@ -1,0 +1,179 @@
+r"""The distance up to which two images are taken for the same person.
+
+Among all pairs of a labelled set let :math:`F(t)` be the share of pairs of *different* people
+with a distance of at most t: the false-match rate. The threshold for a rate r is
+
+.. math:: t_r = \max \{ t : F(t) \le r \}
+
+taken half-way between the last distance let through and the next one, so that rounding does not
+move a pair across it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchreid_spectral._files import write_whole
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional.distance import METRICS
+
+__all__ = ["Calibration", "calibrate", "pair_distances"]
+
+Labels = Sequence[Any] | NDArray[Any]
+MAX_IMAGES = 20_000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold and what it was measured on.
+
+    Args:
+        threshold: Up to this distance two images are taken for the same person.
+        false_match_rate: Share of pairs of different people within it, measured.
+        true_match_rate: Share of pairs of the same person within it, measured.
+        requested_rate: False-match rate that was asked for.
+        same_pairs: Pairs of the same person.
+        different_pairs: Pairs of different people.
+        metric: Distance it holds for.
+        model: Fingerprint of the weights it holds for; empty where not known.
+    """
+
+    threshold: float
+    false_match_rate: float
+    true_match_rate: float
+    requested_rate: float
+    same_pairs: int
+    different_pairs: int
+    metric: str = "cosine"
+    model: str = ""
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON.
+
+        Args:
+            path: The file.
+        """
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def open(cls, path: str | Path) -> Calibration:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The calibration.
+
+        Raises:
+            InputError: If it cannot be read.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path} is not a saved calibration: {error}") from error
+
+
+def pair_distances(
+    features: NDArray[np.float32],
+    ids: Labels,
+    camids: Labels | None = None,
+    *,
+    metric: str = "cosine",
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Compute the distances of all pairs of a labelled set.
+
+    Args:
+        features: ``(N, D)``.
+        ids: ``(N,)`` identity of each.
+        camids: ``(N,)`` camera of each; pairs of one camera are left out then.
+        metric: A name of ``functional.distance.METRICS``.
+
+    Returns:
+        Distances of pairs of the same identity, and of pairs of different ones.
+
+    Raises:
+        InputError: If lengths differ, or there are more than 20,000 images.
+    """
+    if len(ids) != len(features) or (camids is not None and len(camids) != len(features)):
+        raise InputError(f"Give one id (and camera) an image: {len(features)} and {len(ids)}.")
+    if len(features) > MAX_IMAGES:
+        raise InputError(
+            f"{len(features)} images are {len(features) ** 2 // 2:,} pairs: calibrate on at most "
+            f"{MAX_IMAGES} of them, drawn at random."
+        )
+    people = np.unique(np.asarray(ids), return_inverse=True)[1]
+    cameras = None if camids is None else np.asarray(camids)
+    tensor, same, different = torch.as_tensor(features), [], []
+    for row in range(len(features) - 1):
+        block = METRICS[metric](tensor[row : row + 1], tensor[row + 1 :])[0].numpy()
+        alike = people[row + 1 :] == people[row]
+        counted = np.ones(len(block), bool) if cameras is None else (
+            cameras[row + 1 :] != cameras[row]
+        )  # fmt: skip
+        same.append(block[alike & counted])
+        different.append(block[~alike & counted])
+    nothing = np.empty(0, dtype=np.float32)
+    return np.concatenate([nothing, *same]), np.concatenate([nothing, *different])
+
+
+def calibrate(
+    features: NDArray[np.float32],
+    ids: Labels,
+    camids: Labels | None = None,
+    *,
+    false_match_rate: float = 0.001,
+    metric: str = "cosine",
+    model: str = "",
+) -> Calibration:
+    """Find the threshold with a wanted false-match rate.
+
+    Args:
+        features: ``(N, D)`` of a labelled set that was not trained on.
+        ids: ``(N,)`` identity of each.
+        camids: ``(N,)`` camera of each; pairs of one camera are left out then.
+        false_match_rate: r, in (0, 1).
+        metric: A name of ``functional.distance.METRICS``.
+        model: Fingerprint of the weights.
+
+    Returns:
+        The threshold and the rates measured with it.
+
+    Raises:
+        InputError: If the rate is out of range, or the set has too few pairs to measure it.
+    """
+    if not 0 < false_match_rate < 1:
+        raise InputError(f"false_match_rate must be in (0, 1), got {false_match_rate}.")
+    same, different = pair_distances(features, ids, camids, metric=metric)
+    needed = int(np.ceil(1 / false_match_rate))
+    if len(same) == 0 or len(different) < needed:
+        raise InputError(
+            f"A false-match rate of {false_match_rate} takes at least {needed} pairs of different "
+            f"people and one of the same; the set has {len(different)} and {len(same)}."
+        )
+    ordered = np.sort(different)
+    count = int(np.floor(false_match_rate * len(ordered)))
+    # Equal distances are let through together or not at all.
+    while count > 0 and ordered[count - 1] == ordered[min(count, len(ordered) - 1)]:
+        count -= 1
+    below = ordered[count - 1] if count else min(ordered[0], 0.0)
+    threshold = float((np.float64(below) + ordered[count]) / 2)
+    return Calibration(
+        threshold,
+        float(np.mean(different <= threshold)),
+        float(np.mean(same <= threshold)),
+        false_match_rate,
+        len(same),
+        len(different),
+        metric,
+        model,
+    )

@@ -1,0 +1,205 @@
+"""A gallery: features with the paths, identities and cameras of their images, on disk or in RAM.
+
+==========================  =============================================================
+File                        Holds
+==========================  =============================================================
+``index.json``              model fingerprint, metric, names of the shards
+``features-00000.*``        one shard: ``.safetensors`` with ``features`` (N, D), and
+                            ``.json`` with the paths, ids and cameras of its rows
+==========================  =============================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from torchreid_spectral._files import write_whole
+from torchreid_spectral.errors import InputError
+
+__all__ = ["Gallery"]
+
+_FORMAT = 1
+
+
+@dataclass
+class Gallery:
+    """Features of images that can be searched.
+
+    Args:
+        features: ``(G, D)`` float32.
+        paths: Where each image lies.
+        ids: Identity of each, or ``None`` where not known.
+        camids: Camera of each, or ``None``.
+        model: Fingerprint of the weights.
+        metric: Distance of the features.
+        skipped: Files that could not be read, with the reason.
+    """
+
+    features: NDArray[np.float32]
+    paths: list[str]
+    ids: list[Any] | None = None
+    camids: list[Any] | None = None
+    model: str = ""
+    metric: str = "cosine"
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("paths", "ids", "camids"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.features):
+                raise InputError(
+                    f"{name} must have one entry a feature: {len(values)} for "
+                    f"{len(self.features)}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def extend(self, other: Gallery) -> int:
+        """Add what is new; paths that are there already are passed over.
+
+        Args:
+            other: A gallery of the same model.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            InputError: If it is of other weights, or only one of the two has ids or cameras.
+        """
+        self.require_model(other.model)
+        known = set(self.paths)
+        rows = [row for row, path in enumerate(other.paths) if path not in known]
+        for name in ("ids", "camids"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if (mine is None) != (theirs is None):
+                raise InputError(f"Give {name} for all images of a gallery or for none.")
+            if mine is not None:
+                mine.extend(theirs[row] for row in rows)
+        self.features = np.concatenate([self.features, other.features[rows]])
+        self.paths.extend(other.paths[row] for row in rows)
+        self.skipped |= other.skipped
+        return len(rows)
+
+    def require_model(self, model: str) -> None:
+        """Check that features of other weights are not mixed with these.
+
+        Args:
+            model: Fingerprint of the other weights.
+
+        Raises:
+            InputError: If it differs.
+        """
+        if self.model and model and self.model != model:
+            raise InputError(
+                f"The gallery was made by the weights {self.model}, these are {model}: their "
+                "features cannot be compared. Open those weights, or index the images anew."
+            )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the gallery as one shard.
+
+        Args:
+            folder: Made if missing; a gallery that is there is replaced.
+        """
+        name = write_shard(Path(folder), 0, self)
+        write_manifest(Path(folder), [name], self.model, self.metric)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Gallery:
+        """Read a gallery of :meth:`save` or ``tools/extract.py``.
+
+        Args:
+            folder: Where it lies.
+
+        Returns:
+            The gallery.
+
+        Raises:
+            InputError: If it is missing, unfinished or broken.
+        """
+        root = Path(folder).expanduser()
+        try:
+            manifest = json.loads((root / "index.json").read_text(encoding="utf-8"))
+            shards = [read_shard(root, name) for name in manifest["shards"]]
+            features = np.concatenate([shard.features for shard in shards])
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise InputError(
+                f"{root} is not a finished gallery ({error}). Make one with SpectralReID.index "
+                "and save, or tools/extract.py."
+            ) from error
+        paths, ids, camids = (
+            _joined([getattr(shard, name) for shard in shards])
+            for name in ("paths", "ids", "camids")
+        )
+        return cls(features, paths or [], ids, camids, manifest["model"], manifest["metric"])
+
+
+def write_shard(folder: Path, number: int, part: Gallery) -> str:
+    """Write one shard; its JSON last, which vouches for it.
+
+    Args:
+        folder: Of the gallery.
+        number: Of the shard.
+        part: Its rows.
+
+    Returns:
+        The shard's name.
+    """
+    name = f"features-{number:05d}"
+    features = np.ascontiguousarray(part.features, dtype=np.float32)
+    write_whole(
+        folder / f"{name}.safetensors",
+        lambda temporary: save_file({"features": features}, temporary),
+    )
+    content = {"paths": part.paths, "ids": part.ids, "camids": part.camids, "model": part.model,
+               "skipped": part.skipped}  # fmt: skip
+    _write_json(folder / f"{name}.json", content)
+    return name
+
+
+def read_shard(folder: Path, name: str) -> Gallery:
+    """Read one shard.
+
+    Args:
+        folder: Of the gallery.
+        name: Of the shard.
+
+    Returns:
+        Its rows.
+    """
+    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    features = load_file(folder / f"{name}.safetensors")["features"]
+    return Gallery(features, **content)
+
+
+def write_manifest(folder: Path, shards: Sequence[str], model: str, metric: str) -> None:
+    """Write ``index.json``: the gallery is whole.
+
+    Args:
+        folder: Of the gallery.
+        shards: Names, in order.
+        model: Fingerprint of the weights.
+        metric: Distance of the features.
+    """
+    content = {"format": _FORMAT, "model": model, "metric": metric, "shards": list(shards)}
+    _write_json(folder / "index.json", content)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _joined(parts: Sequence[list[Any] | None]) -> list[Any] | None:
+    found = [part for part in parts if part is not None]
+    return [value for part in found for value in part] if len(found) == len(parts) else None

@@ -1,0 +1,177 @@
+"""From whatever holds a picture to the tensors that a model takes, as torchreid's tests do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from torchreid_spectral.errors import InputError
+
+__all__ = ["EXTENSIONS", "is_single", "items_of", "list_folder", "to_tensor"]
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+
+
+def list_folder(folder: str | Path) -> list[str]:
+    """List the images of a folder and all below it, hidden ones left out.
+
+    Args:
+        folder: Where to look.
+
+    Returns:
+        Paths, sorted.
+
+    Raises:
+        InputError: If the folder is missing or holds no image.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise InputError(f"There is no folder {str(folder)!r}.")
+    paths = sorted(
+        str(path)
+        for path in root.rglob("*")
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    )
+    if not paths:
+        raise InputError(f"{root} holds no image ({', '.join(sorted(EXTENSIONS))}).")
+    return paths
+
+
+def is_single(images: Any) -> bool:  # noqa: ANN401 (see items_of)
+    """Say whether this is one image rather than a batch.
+
+    Args:
+        images: What the user gave.
+
+    Returns:
+        Whether it is one.
+    """
+    if isinstance(images, (np.ndarray, Tensor)):
+        return images.ndim == 3
+    return isinstance(images, (str, os.PathLike, Image.Image))
+
+
+def items_of(images: Any) -> Sequence[Any]:  # noqa: ANN401
+    """Give the single images of a batch.
+
+    Args:
+        images: A path of a file or a folder, a PIL image, an array ``(H, W, 3)`` or
+            ``(B, H, W, 3)``, a tensor ``(3, H, W)`` or ``(B, 3, H, W)``, or a sequence of these.
+
+    Returns:
+        The images, at least one.
+
+    Raises:
+        InputError: If there is none, or it is nothing of that kind.
+    """
+    if isinstance(images, (str, os.PathLike)) and Path(images).expanduser().is_dir():
+        return list_folder(Path(images))
+    if is_single(images):
+        return [images]
+    if isinstance(images, (list, tuple, np.ndarray, Tensor)):
+        if len(images) == 0:
+            raise InputError("The batch holds no image.")
+        return list(images)
+    raise InputError(
+        f"An image is a path, a PIL image, an array (H, W, 3), a tensor (3, H, W) or a list of "
+        f"these, got {type(images).__name__}."
+    )
+
+
+def to_tensor(
+    item: Any,  # noqa: ANN401
+    height: int,
+    width: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels: str | None = None,
+) -> Tensor:
+    """Resize and normalise one image, as torchreid's test transform.
+
+    Args:
+        item: One image, see :func:`items_of`. Arrays are uint8. Tensors are RGB, uint8 or floats
+            in [0, 1].
+        height: H of the result.
+        width: W of the result.
+        mean: Subtracted from the pixels in [0, 1], by channel.
+        std: What they are divided by then.
+        channels: Order of an array's channels: ``rgb``, or ``bgr`` as OpenCV reads.
+
+    Returns:
+        ``(3, H, W)``, float32.
+    """
+    if isinstance(item, Tensor):
+        pixels = _from_tensor(item, height, width)
+    else:
+        picture = _picture(item, channels).resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255)
+    centre, spread = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return (pixels - centre) / spread
+
+
+def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Cut a sequence into parts.
+
+    Args:
+        items: The sequence.
+        size: Items a part.
+
+    Yields:
+        The parts.
+    """
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _picture(item: Any, channels: str | None) -> Image.Image:  # noqa: ANN401
+    if isinstance(item, Image.Image):
+        return item.convert("RGB")
+    if isinstance(item, np.ndarray):
+        return _from_array(item, channels)
+    if not isinstance(item, (str, os.PathLike)):
+        raise InputError(f"An image cannot be of type {type(item).__name__}.")
+    try:
+        with Image.open(Path(item).expanduser()) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise InputError(f"There is no image {str(item)!r}.") from error
+    except (OSError, SyntaxError) as error:  # Pillow's for broken PNGs
+        raise InputError(f"{item} is not an image that can be read: {error}") from error
+
+
+def _from_array(array: NDArray[Any], channels: str | None) -> Image.Image:
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
+        raise InputError(
+            f"An array must be (H, W, 3) of uint8, got {array.shape} of {array.dtype}."
+        )
+    if channels not in ("rgb", "bgr"):
+        raise InputError(
+            "Say in which order the channels of an array are: channels='bgr' for what OpenCV "
+            f"reads, else channels='rgb'; got {channels!r}."
+        )
+    return Image.fromarray(np.ascontiguousarray(array[..., ::-1] if channels == "bgr" else array))
+
+
+def _from_tensor(item: Tensor, height: int, width: int) -> Tensor:
+    if item.dim() != 3 or item.shape[0] != 3 or 0 in item.shape:
+        raise InputError(f"A tensor must be (3, H, W), RGB, got {tuple(item.shape)}.")
+    pixels = item.detach().cpu().float() / (255 if item.dtype == torch.uint8 else 1)
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise InputError(
+            "A tensor must be uint8, or floats in [0, 1]; this one has values in "
+            f"[{float(pixels.min()):.3g}, {float(pixels.max()):.3g}]. Normalising is done here."
+        )
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    return interpolate(
+        pixels[None], (height, width), mode="bilinear", align_corners=False, antialias=True
+    )[0].clamp(0, 1)

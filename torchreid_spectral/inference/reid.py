@@ -1,0 +1,393 @@
+"""A query in, a ranked answer out."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional.distance import METRICS
+from torchreid_spectral.inference.calibration import Calibration, Labels, calibrate
+from torchreid_spectral.inference.gallery import Gallery
+from torchreid_spectral.inference.images import batches, is_single, items_of, to_tensor
+from torchreid_spectral.inference.weights import fingerprint, open_model
+from torchreid_spectral.rerank import RERANKERS, build_reranker
+
+__all__ = ["Comparison", "Hit", "SpectralReID"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer of a search.
+
+    Args:
+        rank: From 1, nearest first.
+        path: Of the image.
+        id: Its identity, or ``None`` where the gallery has none.
+        distance: To the query, after re-ranking if any: comparable within one query alone then.
+    """
+
+    rank: int
+    path: str
+    id: Any
+    distance: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two images are from each other, and what that means.
+
+    Args:
+        distance: Of their features.
+        same: Whether they are taken for the same person; ``None`` where not calibrated.
+        calibration: What says so, with its false-match rate; or ``None``.
+    """
+
+    distance: float
+    same: bool | None
+    calibration: Calibration | None
+
+    def __str__(self) -> str:
+        if self.calibration is None:
+            return f"distance {self.distance:.4f}; not calibrated"
+        answer = "same person" if self.same else "different people"
+        return (
+            f"distance {self.distance:.4f}, threshold {self.calibration.threshold:.4f}: {answer} "
+            f"(false-match rate {self.calibration.false_match_rate:.3g}, measured on "
+            f"{self.calibration.different_pairs:,} pairs)"
+        )
+
+
+class SpectralReID:
+    """Trained weights that index images, search them and compare two of them.
+
+    Images are paths, PIL images, uint8 arrays ``(H, W, 3)`` whose channel order must be stated,
+    RGB tensors ``(3, H, W)``, or batches of these; a folder stands for all images in it.
+
+    Args:
+        weights: ``.safetensors``, or torchreid's ``model.pth.tar-N``.
+        device: Such as ``cpu`` or ``cuda``; the first GPU if there is one by default.
+        channels: Order of the channels of arrays: ``rgb``, or ``bgr`` as OpenCV reads.
+        batch_size: Images at once.
+        calibration: A :class:`Calibration` or its file; by default ``calibration.json`` beside
+            the weights, if there.
+        **settings: Fields of :class:`~torchreid_spectral.inference.Settings`, above what is saved
+            with the weights.
+
+    Raises:
+        InputError: If the weights cannot be opened.
+    """  # noqa: DOC502
+
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        device: str | None = None,
+        channels: str | None = None,
+        batch_size: int = 64,
+        calibration: Calibration | str | Path | None = None,
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
+        self.model, self.settings = open_model(weights, **settings)
+        self.fingerprint = fingerprint(self.model)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model.to(self.device)
+        self.channels, self.batch_size = channels, batch_size
+        self.gallery: Gallery | None = None
+        beside = Path(weights).expanduser().with_name("calibration.json")
+        if calibration is None and beside.is_file():
+            calibration = beside
+        if calibration is not None and not isinstance(calibration, Calibration):
+            calibration = Calibration.open(calibration)
+        self.calibration = self._checked(calibration)
+
+    def features(
+        self,
+        images: Any,  # noqa: ANN401
+        *,
+        channels: str | None = None,
+        progress: bool = False,
+    ) -> NDArray[np.float32]:
+        """Extract features.
+
+        Args:
+            images: See the class.
+            channels: Order of the channels of arrays, above that of the object.
+            progress: Show a bar on a terminal.
+
+        Returns:
+            ``(N, D)``.
+
+        Raises:
+            InputError: If an image cannot be read.
+        """  # noqa: DOC502
+        parts = list(batches(items_of(images), self.batch_size))
+        bar = tqdm(parts, desc="features", disable=None if progress else True, leave=False)
+        return np.concatenate([self._batch(part, channels) for part in bar])
+
+    def index(
+        self,
+        images: Any,  # noqa: ANN401
+        ids: Labels | None = None,
+        camids: Labels | None = None,
+        *,
+        progress: bool = True,
+    ) -> Gallery:
+        """Extract a gallery, which is then the one that is searched.
+
+        Args:
+            images: A folder, or anything of the class's kinds. Files that cannot be read are
+                passed over with a warning and listed in ``skipped``.
+            ids: Identity of each image, if known.
+            camids: Camera of each image, if known.
+            progress: Show a bar on a terminal.
+
+        Returns:
+            The gallery.
+
+        Raises:
+            InputError: If no image is left, or ids do not fit.
+        """
+        items = items_of(images)
+        labels: dict[str, list[Any]] = {}
+        for name, values in (("ids", ids), ("camids", camids)):
+            if values is not None:
+                if len(values) != len(items):
+                    raise InputError(f"{name}: {len(values)} for {len(items)} images.")
+                labels[name] = np.asarray(values).tolist()
+        features, kept = [], []
+        skipped: dict[str, str] = {}
+        bar = tqdm(total=len(items), desc="index", disable=None if progress else True)
+        with bar:
+            for part in batches(range(len(items)), self.batch_size):
+                read, bad = self._readable(items, part)
+                skipped |= bad
+                if read:
+                    features.append(self._forward(torch.stack(list(read.values()))))
+                    kept += list(read)
+                bar.update(len(part))
+        if not kept:
+            raise InputError(f"None of the {len(items)} images could be read: {skipped}.")
+        if skipped:
+            logger.warning("%d of %d images could not be read", len(skipped), len(items))
+        chosen = {name: [values[row] for row in kept] for name, values in labels.items()}
+        self.gallery = Gallery(
+            np.concatenate(features),
+            [_name(items[row], row) for row in kept],
+            **chosen,
+            model=self.fingerprint,
+            metric=self.settings.metric,
+            skipped=skipped,
+        )
+        return self.gallery
+
+    def open(self, folder: str | Path) -> Gallery:
+        """Open a saved gallery, which is then the one that is searched.
+
+        Args:
+            folder: Of :meth:`Gallery.save` or ``tools/extract.py``.
+
+        Returns:
+            The gallery.
+
+        Raises:
+            InputError: If it is broken or of other weights.
+        """  # noqa: DOC502
+        gallery = Gallery.open(folder)
+        gallery.require_model(self.fingerprint)
+        self.gallery = gallery
+        return gallery
+
+    def add(
+        self,
+        images: Any,  # noqa: ANN401
+        ids: Labels | None = None,
+        camids: Labels | None = None,
+    ) -> int:
+        """Add images to the gallery; paths that are in it already are not read again.
+
+        Args:
+            images: As for :meth:`index`.
+            ids: Identity of each image, where the gallery has them.
+            camids: Camera of each image, where the gallery has them.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            InputError: If there is no gallery yet, or ids do not fit.
+        """  # noqa: DOC502
+        gallery, items = self._gallery(), items_of(images)
+        known = set(gallery.paths)
+        fresh = [row for row, item in enumerate(items) if _name(item, row) not in known]
+        if not fresh:
+            return 0
+        chosen = [None if values is None else [values[row] for row in fresh]
+                  for values in (ids, camids)]  # fmt: skip
+        try:
+            more = self.index([items[row] for row in fresh], *chosen, progress=False)
+        finally:
+            self.gallery = gallery
+        return gallery.extend(more)
+
+    def search(
+        self,
+        query: Any,  # noqa: ANN401
+        top_k: int = 20,
+        rerank: str = "none",
+        *,
+        channels: str | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> list[Any]:
+        """Find the images of the gallery that are nearest to a query.
+
+        Args:
+            query: One image, or a batch.
+            top_k: How many answers.
+            rerank: A name of ``torchreid_spectral.list_rerankers()``.
+            channels: Order of the channels of arrays, above that of the object.
+            **options: Of the re-ranker.
+
+        Returns:
+            :class:`Hit` by rank; for a batch a list of these lists.
+
+        Raises:
+            InputError: If there is no gallery yet, or an image cannot be read.
+            UnknownNameError: If there is no such re-ranker.
+        """  # noqa: DOC502
+        gallery = self._gallery()
+        if rerank in RERANKERS and "metric" in inspect.signature(RERANKERS[rerank]).parameters:
+            options = {"metric": gallery.metric, **options}
+        method = build_reranker(rerank, **options)
+        camids = None if gallery.camids is None else np.asarray(gallery.camids)
+        method.fit(gallery.features, camids)
+        found, distances = method.rank(self.features(query, channels=channels), top_k=top_k)
+        answers = [
+            [Hit(rank, gallery.paths[row], gallery.ids[row] if gallery.ids else None, float(d))
+             for rank, (row, d) in enumerate(zip(rows, near), start=1)]
+            for rows, near in zip(found.tolist(), distances)
+        ]  # fmt: skip
+        return answers[0] if is_single(query) and len(answers) == 1 else answers
+
+    def same_person(
+        self,
+        first: Any,  # noqa: ANN401
+        second: Any,  # noqa: ANN401
+        *,
+        channels: str | None = None,
+    ) -> Comparison:
+        """Compare two images.
+
+        Args:
+            first: One image.
+            second: Another one.
+            channels: Order of the channels of arrays, above that of the object.
+
+        Returns:
+            The distance, and what it means where the object is calibrated.
+
+        Raises:
+            InputError: If either is not one image.
+        """
+        if not is_single(first) or not is_single(second):
+            raise InputError("same_person compares two single images.")
+        pair = [torch.as_tensor(self.features(image, channels=channels))
+                for image in (first, second)]  # fmt: skip
+        distance = float(METRICS[self.settings.metric](*pair))
+        known = self.calibration
+        same = None if known is None else distance <= known.threshold
+        return Comparison(distance, same, known)
+
+    def calibrate(
+        self,
+        images: Any,  # noqa: ANN401
+        ids: Labels | None = None,
+        camids: Labels | None = None,
+        *,
+        false_match_rate: float = 0.001,
+    ) -> Calibration:
+        """Measure on a labelled set which distance has the wanted false-match rate.
+
+        Args:
+            images: Images, or a :class:`Gallery` that has ids.
+            ids: Identity of each image.
+            camids: Camera of each image; pairs of one camera are left out then.
+            false_match_rate: Share of pairs of different people that may pass for the same.
+
+        Returns:
+            The calibration, which :meth:`same_person` then uses.
+
+        Raises:
+            InputError: If there are no ids, or too few pairs.
+        """
+        if isinstance(images, Gallery):
+            images.require_model(self.fingerprint)
+            features, ids, camids = images.features, images.ids, images.camids
+        else:
+            features = self.features(images, progress=True)
+        if ids is None:
+            raise InputError("Calibration needs the identity of each image: give ids.")
+        self.calibration = calibrate(
+            features,
+            ids,
+            camids,
+            false_match_rate=false_match_rate,
+            metric=self.settings.metric,
+            model=self.fingerprint,
+        )
+        return self.calibration
+
+    def _gallery(self) -> Gallery:
+        if self.gallery is None:
+            raise InputError("There is no gallery yet: call index(images) or open(folder) first.")
+        return self.gallery
+
+    def _checked(self, calibration: Calibration | None) -> Calibration | None:
+        if calibration is not None and calibration.model not in ("", self.fingerprint):
+            raise InputError(
+                f"The calibration was made with the weights {calibration.model}, these are "
+                f"{self.fingerprint}: calibrate anew."
+            )
+        return calibration
+
+    def _tensor(self, item: Any, channels: str | None) -> torch.Tensor:  # noqa: ANN401
+        s = self.settings
+        return to_tensor(item, s.height, s.width, s.mean, s.std, channels or self.channels)
+
+    def _batch(self, items: Sequence[Any], channels: str | None) -> NDArray[np.float32]:
+        return self._forward(torch.stack([self._tensor(item, channels) for item in items]))
+
+    def _readable(
+        self, items: Sequence[Any], rows: Sequence[int]
+    ) -> tuple[dict[int, torch.Tensor], dict[str, str]]:
+        """Read what can be read; a file that cannot is passed over, anything else is an error."""
+        read, bad = {}, {}
+        for row in rows:
+            try:
+                read[row] = self._tensor(items[row], None)
+            except InputError as error:
+                if not isinstance(items[row], (str, Path)):
+                    raise
+                bad[str(items[row])] = str(error)
+        return read, bad
+
+    @torch.no_grad()
+    def _forward(self, images: torch.Tensor) -> NDArray[np.float32]:
+        features = self.model(images.to(self.device)).float().cpu()
+        return (normalize(features, dim=1) if self.settings.normalize else features).numpy()
+
+
+def _name(item: Any, row: int) -> str:  # noqa: ANN401
+    return str(item) if isinstance(item, (str, Path)) else f"image {row}"

@@ -1,0 +1,175 @@
+"""Open trained weights with what they need: architecture, options and input size.
+
+These are looked for in the file's own metadata (as ``tools/export.py`` writes), in the state
+beside a checkpoint (``last.state.pt``), and in the ``metrics.json`` of the run's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreid_spectral.errors import InputError
+
+__all__ = ["Settings", "fingerprint", "open_model", "read_config"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a model is built and fed with.
+
+    Args:
+        model_name: Such as ``spectral_osnet_x0_25``.
+        height: Of the input in pixels.
+        width: Of the input in pixels.
+        options: Of the spectral model.
+        mean: Of the pixels in [0, 1], by channel.
+        std: The same.
+        metric: Distance of features.
+        normalize: Whether features are scaled to unit length.
+    """
+
+    model_name: str
+    height: int = 256
+    width: int = 128
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    metric: str = "cosine"
+    normalize: bool = False
+
+
+def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  # noqa: ANN401
+    """Build the model of a checkpoint and load its weights.
+
+    Args:
+        path: ``.safetensors``, or torchreid's ``model.pth.tar-N``.
+        **given: Fields of :class:`Settings`, above what is found beside the weights.
+
+    Returns:
+        The model in eval mode on the CPU, and its settings.
+
+    Raises:
+        InputError: If the file is missing or foreign, or nothing says what model it is of.
+    """
+    import torchreid_spectral as ts
+    from torchreid_spectral import _compat
+
+    ts.register()
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"There are no weights {str(path)!r}. Give a file of tools/main.py.")
+    settings = _settings(path, given)
+    model = ts.build_model(
+        settings.model_name, 1, loss="softmax", pretrained=False, **settings.options
+    )
+    content = _compat.load_checkpoint(path)
+    _load(model, content.get("state_dict", content), path)
+    return model.eval(), settings
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """Find the effective config that weights were trained with.
+
+    Args:
+        path: The weights.
+
+    Returns:
+        The config as plain data, or ``None``.
+
+    Raises:
+        InputError: If the file is broken.
+    """
+    from torchreid_spectral import _compat
+
+    found: Any = None
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = json.loads((file.metadata() or {}).get("config", "null"))
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a safetensors file: {error}") from error
+        state = path.with_name(path.name.removesuffix(".safetensors").removesuffix(".ema")
+                               + ".state.pt")  # fmt: skip
+        if found is None and state.is_file():
+            found = _find_config(_compat.load_checkpoint(state))
+    for folder in list(path.resolve().parents)[:3]:
+        if found is None and (folder / "metrics.json").is_file():
+            content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            found = _find_config(content)
+    return found if isinstance(found, dict) else None
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Name the weights, so that features of other weights are not mixed with theirs.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _settings(path: Path, given: Mapping[str, Any]) -> Settings:
+    from torchreid_spectral.config.inference import inference_settings
+
+    known = Settings.__dataclass_fields__.keys()
+    if given.keys() - known:
+        raise InputError(f"{sorted(given.keys() - known)} are no settings: {sorted(known)} are.")
+    config = read_config(path)
+    if config is not None:
+        return replace(Settings(**inference_settings(config)), **given)
+    if "model_name" not in given:
+        raise InputError(
+            f"Nothing beside {path} says what model it is of: no metadata in the file, no "
+            "metrics.json in its run's folder. Give model_name, height and width, such as "
+            "model_name='spectral_osnet_x0_25', height=256, width=128."
+        )
+    return Settings(**given)
+
+
+def _find_config(content: Any) -> Any:  # noqa: ANN401 (whatever was saved)
+    if not isinstance(content, dict):
+        return None
+    for holder in (content, content.get("provenance"), content.get("record")):
+        if isinstance(holder, dict) and isinstance(holder.get("config"), dict):
+            return holder["config"]
+    return None
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load all weights; the classifier, which no test uses, may be of any number of identities."""
+    own = model.state_dict()
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    if not weights.keys() & own.keys():
+        weights = {name.removeprefix("model."): value for name, value in weights.items()}
+    fitting = {
+        name: value
+        for name, value in weights.items()
+        if name in own and own[name].shape == value.shape
+    }
+    missing = [name for name in own if name not in fitting and "classifier" not in name]
+    if missing:
+        raise InputError(
+            f"{path} does not fit {type(model).__name__}: {len(missing)} of {len(own)} weights "
+            f"are missing or of another shape, such as {missing[0]}. Give the model_name and "
+            "options that it was trained with."
+        )
+    # What no test uses is zero, so that the same file always gives the same fingerprint.
+    unused = {name: torch.zeros_like(value) for name, value in own.items() if name not in fitting}
+    model.load_state_dict({**unused, **fitting})
