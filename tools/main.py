@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 import warnings
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from torchreid_spectral.errors import InputError
+from torchreid_spectral.errors import InputError, RunError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Command line without the program's name.
 
     Returns:
-        Exit status: 0, or 2 where the user can mend something.
+        Exit status: 0; 2 where the user can mend something; 1 where the run could not go on; 128
+        and the signal's number where it was told to stop, with everything saved.
     """
     args = parse(argv)
     try:
@@ -35,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        signum = getattr(error, "signum", 0)
+        print(error if signum else f"error: {error}", file=sys.stderr)
+        return 128 + signum if signum else 1
+    except KeyboardInterrupt:  # before training has begun, or for the second time
+        return 130
     return 0
 
 
@@ -67,6 +75,7 @@ def run(args: argparse.Namespace) -> Any:
     from torchreid_spectral import _compat
     from torchreid_spectral.config import build
     from torchreid_spectral.data.catalog import check_available
+    from torchreid_spectral.engine import distributed
 
     warnings.filterwarnings("ignore", message="Cython evaluation", category=UserWarning)
     ts.register()
@@ -74,21 +83,85 @@ def run(args: argparse.Namespace) -> Any:
     build.check_config(cfg)
     check_available(cfg.data.root, {*cfg.data.sources, *cfg.data.targets}, cfg.data.type)
     torchreid = _compat.load()
-    torchreid.utils.set_random_seed(cfg.train.seed)
-    if cfg.use_gpu:
-        torch.backends.cudnn.benchmark = True
-    kind = "test" if cfg.test.evaluate else "train"
-    log = Path(cfg.data.save_dir) / f"{kind}.log{time.strftime('-%Y-%m-%d-%H-%M-%S')}"
-    with tee(log), build.active_defaults(cfg):
-        print(f"Show configuration\n{cfg}\n")
-        try:
-            engine = assemble(cfg)
-        except (AssertionError, ValueError) as error:  # torchreid's checks of its options
-            raise InputError(str(error) or "torchreid refused the config") from error
-        result = engine.run(**build.run_kwargs(cfg))
-        if result is not None:
-            print(table(result))
+    with distributed.process_group(cfg.use_gpu):
+        rank = distributed.rank()
+        torchreid.utils.set_random_seed(cfg.train.seed)
+        set_backends(cfg)
+        kind = "test" if cfg.test.evaluate else "train"
+        log = Path(cfg.data.save_dir) / f"{kind}.log{time.strftime('-%Y-%m-%d-%H-%M-%S')}"
+        with tee(Path(os.devnull), silent=True) if rank else tee(log), build.active_defaults(cfg):
+            print(f"Show configuration\n{cfg}\n")
+            try:
+                engine = assemble(cfg)
+            except (AssertionError, ValueError) as error:  # torchreid's checks of its options
+                raise InputError(str(error) or "torchreid refused the config") from error
+            if rank:  # models begin alike, augmentation and dropout differ
+                torchreid.utils.set_random_seed(cfg.train.seed + rank)
+            resume_own(cfg, engine)
+            result = engine.run(**build.run_kwargs(cfg))
+            if result is not None:
+                print(table(result))
     return result
+
+
+def set_backends(cfg: Any) -> None:
+    """Choose what PyTorch's backends may do, and say so."""
+    import torch
+
+    if cfg.train.deterministic:
+        # CUDA's own libraries need this too; what still differs on a GPU raises an error.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    if cfg.use_gpu:
+        torch.backends.cudnn.benchmark = not cfg.train.deterministic
+        torch.backends.cudnn.deterministic = cfg.train.deterministic
+        print(
+            f"cuDNN benchmark {torch.backends.cudnn.benchmark}, deterministic "
+            f"{cfg.train.deterministic}, TF32 matmul {torch.backends.cuda.matmul.allow_tf32}, "
+            f"TF32 convolutions {torch.backends.cudnn.allow_tf32}"
+        )
+
+
+def resume_own(cfg: Any, engine: Any) -> None:
+    """Go on from this program's checkpoints: the last one, or a named one."""
+    from torchreid_spectral.engine.checkpoints import FOLDER, CheckpointFolder
+
+    given = cfg.model.resume
+    if given == "auto":
+        folder = Path(cfg.data.save_dir) / FOLDER
+        checkpoint = CheckpointFolder(folder).latest()
+        if checkpoint is None:
+            print(f"No checkpoint in {folder}: starting afresh.")
+            return
+    elif is_own(given):
+        path = Path(given).expanduser()
+        require_file("model.resume", str(path))
+        checkpoint = CheckpointFolder(path.parent).load(path.name.split(".")[0])
+    else:
+        return
+    changed = changes(checkpoint.state.get("config", {}), to_dict(cfg))
+    if changed:
+        print(f"The config has changed since the checkpoint: {', '.join(changed)}")
+    engine.resume(checkpoint)
+    steps = checkpoint.state["loader"][0]["position"]
+    print(f"Resumed in epoch {engine.progress.epoch + 1} after {steps} of its steps.")
+
+
+def is_own(path: str) -> bool:
+    """Tell this program's checkpoints from torchreid's by their names."""
+    return path.endswith((".safetensors", ".state.pt"))
+
+
+def changes(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """List what differs between two configs; where a run lies and goes on from may."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += changes(old, new, f"{prefix}{name}.")
+        elif old != new and f"{prefix}{name}" not in ("model.resume", "data.save_dir"):
+            found.append(f"{prefix}{name} {old} -> {new}")
+    return found
 
 
 def effective_config(args: argparse.Namespace) -> Any:
@@ -127,7 +200,7 @@ def assemble(cfg: Any) -> Any:
         model = to_gpu(model)
     optimizer = build.build_optimizer(cfg, model)
     scheduler = build.build_scheduler(cfg, optimizer)
-    if cfg.model.resume:
+    if cfg.model.resume and cfg.model.resume != "auto" and not is_own(cfg.model.resume):
         require_file("model.resume", cfg.model.resume)
         cfg.train.start_epoch = _compat.resume_from_checkpoint(
             cfg.model.resume, model, optimizer, scheduler
@@ -189,12 +262,18 @@ def to_gpu(model: Any) -> Any:
     """Wrap as torchreid does; a spectral model stays on one GPU, so that its graph is whole."""
     import torch
 
+    from torchreid_spectral.engine import distributed
     from torchreid_spectral.models import SpectralNet
 
+    if distributed.world_size() > 1:
+        return model.cuda()
     count = torch.cuda.device_count()
     devices = list(range(count))
     if isinstance(model, SpectralNet) and count > 1:
-        print(f"The graph spans the whole batch: using 1 of {count} GPUs.")
+        print(
+            f"The graph spans the whole batch: using 1 of {count} GPUs. For all of them: torchrun "
+            f"--nproc_per_node={count} tools/main.py ..."
+        )
         devices = [0]
     return torch.nn.DataParallel(model, device_ids=devices).cuda()
 
@@ -238,14 +317,15 @@ def table(result: Any) -> str:
 
 
 @contextlib.contextmanager
-def tee(path: Path) -> Iterator[None]:
-    """Write standard output to a file too."""
+def tee(path: Path, silent: bool = False) -> Iterator[None]:
+    """Write standard output to a file too, or to the file alone."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w", encoding="utf-8")
     except OSError as error:
         raise InputError(f"data.save_dir {path.parent} cannot be written: {error}") from error
-    with file, contextlib.redirect_stdout(Tee(sys.stdout, file)):  # type: ignore[type-var]
+    stream: Any = file if silent else Tee(sys.stdout, file)
+    with file, contextlib.redirect_stdout(stream):
         yield
 
 

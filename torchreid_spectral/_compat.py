@@ -24,6 +24,7 @@ import torch
 import torch.utils.model_zoo
 
 from torchreid_spectral._files import write_whole
+from torchreid_spectral.data.images import read_image
 from torchreid_spectral.errors import InputError
 
 __all__ = [
@@ -97,6 +98,8 @@ def prepare() -> ModuleType:
     replace_everywhere(tools.load_checkpoint, load_checkpoint)
     replace_everywhere(tools.save_checkpoint, save_checkpoint)
     replace_everywhere(tools.resume_from_checkpoint, resume_from_checkpoint)
+    # torchreid's own reads a broken file again and again, for ever
+    replace_everywhere(submodule("utils.tools").read_image, read_image)
     replace_everywhere(torch.utils.model_zoo, SimpleNamespace(load_url=_load_url))
     return root
 

@@ -7,11 +7,15 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["InputError", "UnknownNameError", "require_extra"]
+__all__ = ["InputError", "RunError", "UnknownNameError", "require_extra"]
 
 
 class InputError(ValueError):
     """Something given by the user breaks a rule; the message says what, which, and the remedy."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on; the message says why, and from where to go on."""
 
 
 class UnknownNameError(InputError):

@@ -198,7 +198,7 @@ def test_a_failure_in_the_test_loses_no_training(torchreid, datamanager, tmp_pat
     def broken(*args, **kwargs):
         raise OSError("no picture")
 
-    monkeypatch.setattr("torchreid_spectral.engine.base.draw_ranked_lists", broken)
+    monkeypatch.setattr("torchreid_spectral.engine.testing.draw_ranked_lists", broken)
     with pytest.raises(OSError, match="no picture"):
         engine.run(str(tmp_path), 1)
     assert (tmp_path / "model" / "model.pth.tar-1").exists()
@@ -220,7 +220,7 @@ def test_a_finished_run_is_tested_with_post_processing(torchreid, datamanager, t
 
 
 def test_ranks_beyond_fifty(torchreid, datamanager, tmp_path):
-    from torchreid_spectral.engine.base import _measure
+    from torchreid_spectral.engine.testing import _measure
     from torchreid_spectral.rerank import NoReranking
 
     gallery = [torch.arange(1.0, 201)[:, None], np.arange(200), np.ones(200)]

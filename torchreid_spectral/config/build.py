@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.engine import image, stock
 from torchreid_spectral.engine.base import METRIC_NAMES
+from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.schedulers import warmup_defaults
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
@@ -42,6 +44,7 @@ __all__ = [
     "build_scheduler",
     "check_config",
     "run_kwargs",
+    "training_options",
 ]
 
 # What torchreid's build_transforms knows; it passes over any other word.
@@ -89,6 +92,7 @@ def check_config(cfg: CfgNode) -> None:
     try:  # what is checked by the objects themselves
         SyntheticSpec(**cfg.synthetic)
         build_rerank(cfg)
+        training_options(cfg)
         check_losses(cfg)
     except InputError:
         raise
@@ -104,6 +108,11 @@ def check_config(cfg: CfgNode) -> None:
         logger.warning(
             "loss.triplet.weight_x is 0: only the backbone's features are trained and the walk "
             "has no effect. Set it above 0 to train the spectral head."
+        )
+    if cfg.train.patience and cfg.test.eval_freq <= 0:
+        raise InputError(
+            "train.patience counts the tests during training: set test.eval_freq too, got "
+            f"{cfg.test.eval_freq}."
         )
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
@@ -173,6 +182,20 @@ def build_datamanager(cfg: CfgNode) -> Any:  # noqa: ANN401 (torchreid's)
         cuhk03_classic_split=cfg.cuhk03.classic_split,
         market1501_500k=cfg.market1501.use_500k_distractors,
     )
+
+
+def training_options(cfg: CfgNode) -> TrainingOptions:
+    """Collect what the loop, the step and the loaders are told.
+
+    Args:
+        cfg: The effective config.
+
+    Returns:
+        The options.
+    """
+    names = [field.name for field in fields(TrainingOptions)]
+    groups = {**cfg.data, **cfg.train, "test_flip": cfg.test.flip}
+    return TrainingOptions(**{name: groups[name] for name in names})
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -266,6 +289,7 @@ def build_engine(
         "reranker": build_rerank(cfg) if cfg.test.rerank else None,
         "reranker_name": cfg.rerank.method,
         "picture_queries": cfg.report.ranked_lists,
+        "options": training_options(cfg),
         **reporting,
     }
     if cfg.loss.name not in ("softmax", "triplet"):

@@ -156,7 +156,26 @@ _SPECTRAL: dict[str, Any] = {
         "power": 3.0,
         "list_length": 4,
     },
-    "train": {"warmup_epochs": 20, "warmup_factor": 0.01},
+    # chunk_size, clip_norm, ema_decay, patience, checkpoint_every (steps), graph_every: 0 is off.
+    "train": {
+        "warmup_epochs": 20,
+        "warmup_factor": 0.01,
+        "amp": "off",
+        "channels_last": False,
+        "compile": "",
+        "deterministic": False,
+        "chunk_size": 0,
+        "clip_norm": 0.0,
+        "ema_decay": 0.0,
+        "on_nan": "stop",
+        "checkpoint_every": 0,
+        "keep": "mAP",
+        "patience": 0,
+        "graph_every": 0,
+        "sync_bn": False,
+    },
+    "data": {"on_error": "raise", "persistent_workers": False, "timeout": 0.0},
+    "test": {"flip": False},
     # test.rerank switches it on; options that a method does not have are not handed to it.
     "rerank": {
         "method": "k_reciprocal",
@@ -263,6 +282,8 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
     if key not in known:
         raise UnknownNameError("config key", key, known)
     default = known[key]
+    if default == "off" and value is False:  # what YAML reads it as
+        value = "off"
     if key in _MAY_BE_INFINITE and value in ("inf", float("inf")):
         default = value = float("inf")
     elif key in _MAY_BE_INFINITE and isinstance(default, float):

@@ -1,41 +1,32 @@
-"""torchreid's engine loop with results that are returned, saved and post-processed.
+"""torchreid's engines with a loop that loses nothing and tests that return their figures.
 
-The loop itself stays torchreid's: :class:`ReportingMixin` goes before any of its engines and
-replaces how features are ranked, not how a network is trained. torchreid prints its metrics and
-knows one re-ranker; here ``test`` and ``run`` return them, for the plain distance and for any
-re-ranker, and ``metrics.json`` holds them with the effective config.
+:class:`ReportingMixin` goes before any of torchreid's engines. Its parts: the step
+(:mod:`~.step`), the loop (:mod:`~.loop`), the tests (:mod:`~.testing`), checkpoints
+(:mod:`~.checkpoints`) and what they hold (:mod:`~.progress`).
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
-from tqdm import tqdm
-
 from torchreid_spectral import _compat
-from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, write_json
-from torchreid_spectral.engine.step import StepMixin
-from torchreid_spectral.evaluation import QueryResults, RankingMetrics, evaluate_queries
-from torchreid_spectral.report.ranked_lists import draw_ranked_lists
-from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
+from torchreid_spectral.data.images import ImageReader
+from torchreid_spectral.data.loading import EpochLoader
+from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine.faults import StopSignals
+from torchreid_spectral.engine.options import TrainingOptions
+from torchreid_spectral.engine.results import TestResult, provenance
+from torchreid_spectral.engine.step import unwrapped
+from torchreid_spectral.engine.testing import METRIC_NAMES, TestMixin
+from torchreid_spectral.rerank import Reranker
 
 __all__ = ["METRIC_NAMES", "ReportingMixin"]
 
-logger = logging.getLogger(__name__)
 
-METRIC_NAMES = {"euclidean": "squared_euclidean", "cosine": "cosine"}
-"""torchreid's names of distances to ours: its "euclidean" is the squared one."""
-
-
-class ReportingMixin(StepMixin):
+class ReportingMixin(TestMixin):
     """Goes before a torchreid engine: ``class Engine(ReportingMixin, ImageSoftmaxEngine)``.
 
     Args:
@@ -46,6 +37,8 @@ class ReportingMixin(StepMixin):
         record: What to save beside the metrics: effective config, seed and the like.
         picture_queries: How many queries to draw with their ranked lists; 0 for no picture.
         progress: Show progress bars on a terminal.
+        options: How to train; torchreid's way by default.
+        reader: Gives images, from a cache for instance.
         **kwargs: Of the torchreid engine.
     """
 
@@ -57,180 +50,121 @@ class ReportingMixin(StepMixin):
         record: Mapping[str, Any] | None = None,
         picture_queries: int = 0,
         progress: bool = True,
+        options: TrainingOptions | None = None,
+        reader: ImageReader | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(*args, **kwargs)
+        engine: Any = self
         self.reranker, self.reranker_name = reranker, reranker_name
         self.record = dict(record or {})
-        self.picture_queries, self.progress = picture_queries, progress
-        self.result: TestResult | None = None
-        self._rerank = self._training = False
+        self.provenance = {**provenance(), **self.record}
+        self.picture_queries, self.progress_bars = picture_queries, progress
+        self.options = options or TrainingOptions()
+        self._reader = reader
         self._started = time.perf_counter()
+        engine.train_loader = self._loader(engine.train_loader)
+        engine.test_loader = {
+            name: {part: self._loader(loader) for part, loader in parts.items()}
+            for name, parts in engine.test_loader.items()
+        }
+
+    def _loader(self, loader: Any) -> EpochLoader:  # noqa: ANN401
+        return EpochLoader(
+            loader,
+            on_error=self.options.on_error,
+            reader=self._reader,
+            persistent=self.options.persistent_workers,
+            timeout=self.options.timeout,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
 
     def run(
         self,
         save_dir: str = "log",
         max_epoch: int = 0,
         start_epoch: int = 0,
-        *args: Any,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> TestResult | None:
-        """Train and test as torchreid's ``run`` does; each test's metrics are saved.
-
-        Args:
-            save_dir: Where checkpoints, logs and ``metrics.json`` go.
-            max_epoch: Epochs to train.
-            start_epoch: Epochs that a checkpoint has trained already.
-            *args: Of torchreid's ``run``.
-            **kwargs: Of torchreid's ``run``; ``rerank`` applies to the final test too.
-
-        Returns:
-            The final test's metrics; ``None`` if no test was run.
-        """
-        engine: Any = self
-        self._rerank = bool(kwargs.pop("rerank", False))
-        self._training = not kwargs.get("test_only", False)
-        engine.epoch = max(max_epoch - 1, 0)  # what it is where nothing is left to train
-        self._started = time.perf_counter()
-        try:
-            super().run(save_dir, max_epoch, start_epoch, *args, **kwargs)  # type: ignore[misc]
-        finally:
-            self._training = False
-        return self.result
-
-    def _save_metrics(self, result: TestResult, save_dir: str, ranks: Sequence[int]) -> None:
-        engine: Any = self
-        metrics = {
-            "metrics": result.as_dict(ranks),
-            "epochs": engine.epoch + 1 if self._training else 0,
-            "seconds": dict(result.seconds) | {"total": time.perf_counter() - self._started},
-            **provenance(),
-            **self.record,
-        }
-        path = Path(save_dir) / "metrics.json"
-        write_json(metrics, path)
-        logger.info("Metrics saved to %s", path)
-
-    def train(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Train one epoch under a progress bar.
-
-        Args:
-            *args: Of torchreid's ``train``.
-            **kwargs: Of torchreid's ``train``.
-        """
-        engine: Any = self
-        loader = engine.train_loader
-        title = f"epoch {engine.epoch + 1}/{engine.max_epoch}"
-        engine.train_loader = _Bar(loader, title, shown=self.progress)
-        try:
-            super().train(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            engine.train_loader = loader
-
-    def test(self, *args: Any, **kwargs: Any) -> TestResult:  # noqa: ANN401
-        """Test on all target datasets and save ``metrics.json`` where a ``save_dir`` is given.
-
-        Post-processing is applied in the final test, or where ``rerank`` asks for it.
-
-        Args:
-            *args: Of torchreid's ``test``.
-            **kwargs: Of torchreid's ``test``.
-
-        Returns:
-            The metrics; as a number they are rank-1 of the last dataset.
-        """
-        engine: Any = self
-        final = not self._training or engine.epoch + 1 == engine.max_epoch
-        kwargs["rerank"] = bool(kwargs.get("rerank")) or (self._rerank and final)
-        if self._training:  # whatever fails in the test, the trained weights are safe
-            self.save_model(engine.epoch, float("nan"), kwargs.get("save_dir", "log"))
-        self._collected: dict[str, dict[str, RankingMetrics]] = {}
-        self._seconds: dict[str, float] = {}
-        super().test(*args, **kwargs)  # type: ignore[misc]
-        self.result = TestResult(self._collected, self._seconds)
-        if kwargs.get("save_dir"):
-            self._save_metrics(
-                self.result, kwargs["save_dir"], kwargs.get("ranks", (1, 5, 10, 20))
-            )
-        return self.result
-
-    @torch.no_grad()
-    def _evaluate(
-        self,
-        dataset_name: str = "",
-        query_loader: Any = None,  # noqa: ANN401
-        gallery_loader: Any = None,  # noqa: ANN401
+        print_freq: int = 10,
+        fixbase_epoch: int = 0,
+        open_layers: Any = None,  # noqa: ANN401
+        start_eval: int = 0,
+        eval_freq: int = -1,
+        test_only: bool = False,
         dist_metric: str = "euclidean",
         normalize_feature: bool = False,
         visrank: bool = False,
         visrank_topk: int = 10,
-        save_dir: str = "",
         use_metric_cuhk03: bool = False,
         ranks: Sequence[int] = (1, 5, 10, 20),
         rerank: bool = False,
-    ) -> tuple[float, float]:
-        started = time.perf_counter()
-        query = self._extract(query_loader, "query")
-        gallery = self._extract(gallery_loader, "gallery")
-        self._seconds[f"{dataset_name}/features"] = time.perf_counter() - started
-        if normalize_feature:
-            query[0], gallery[0] = normalize(query[0], dim=1), normalize(gallery[0], dim=1)
-        views: dict[str, Reranker] = {PLAIN: NoReranking(metric=METRIC_NAMES[dist_metric])}
-        if rerank and self.reranker is not None:
-            views[self.reranker_name] = self.reranker
-        elif rerank:  # what the flag means in torchreid
-            views["k_reciprocal"] = KReciprocal(metric=METRIC_NAMES[dist_metric])
-        self._collected[dataset_name] = collected = {}
-        for view, method in views.items():
-            started = time.perf_counter()
-            method.fit(gallery[0], gallery[2])
-            collected[view] = _measure(
-                method, query, gallery, max(50, *ranks), use_metric_cuhk03
-            )
-            self._seconds[f"{dataset_name}/{view}"] = time.perf_counter() - started
-            _log_metrics(dataset_name, view, collected[view], ranks)
-        self._draw(dataset_name, views, query[0], visrank, visrank_topk, save_dir)
-        plain = collected[PLAIN]
-        return plain.rank(1), plain.mAP
+    ) -> TestResult | None:
+        """Train and test as torchreid's ``run`` does; the state is saved after every epoch.
 
-    def _extract(self, loader: Any, title: str) -> list[Any]:  # noqa: ANN401
-        """Give features (N, D), identities (N,) and cameras (N,) of a loader."""
-        engine: Any = self
-        features, pids, camids = [], [], []
-        for batch in _Bar(loader, title, shown=self.progress):
-            images, pid, camid = engine.parse_data_for_eval(batch)
-            if engine.use_gpu:
-                images = images.cuda(non_blocking=True)
-            features.append(engine.extract_features(images).float().cpu())
-            pids.append(np.asarray(pid))
-            camids.append(np.asarray(camid))
-        return [torch.cat(features), np.concatenate(pids), np.concatenate(camids)]
+        Args:
+            save_dir: Where checkpoints, logs and ``metrics.json`` go.
+            max_epoch: Epochs to train.
+            start_epoch: Epochs that a checkpoint of torchreid's has trained already.
+            print_freq: Steps between lines of the log.
+            fixbase_epoch: Epochs in which only ``open_layers`` are trained.
+            open_layers: Their names.
+            start_eval: First epoch to test after.
+            eval_freq: Epochs between tests; -1 for the final test alone.
+            test_only: Test and do not train.
+            dist_metric: ``euclidean`` (squared, as torchreid's) or ``cosine``.
+            normalize_feature: Normalise features before they are compared.
+            visrank: Let torchreid draw ranked lists; in tests only.
+            visrank_topk: How long those are.
+            use_metric_cuhk03: CUHK03's protocol of one image of each identity.
+            ranks: Ranks to show.
+            rerank: Post-process the final test.
 
-    def _draw(
-        self,
-        dataset_name: str,
-        views: Mapping[str, Reranker],
-        query: Tensor,
-        visrank: bool,
-        topk: int,
-        save_dir: str,
-    ) -> None:
+        Returns:
+            The final test's metrics; ``None`` if no test was run.
+
+        Raises:
+            ValueError: If ``visrank`` is asked for in training, as torchreid does.
+        """
+        if visrank and not test_only:
+            raise ValueError("visrank can be set to True only if test_only=True")
+        tests = {
+            "dist_metric": dist_metric,
+            "normalize_feature": normalize_feature,
+            "visrank": visrank,
+            "visrank_topk": visrank_topk,
+            "use_metric_cuhk03": use_metric_cuhk03,
+            "ranks": ranks,
+        }
         engine: Any = self
-        images = engine.datamanager.fetch_test_loaders(dataset_name)
-        if visrank:
-            _compat.load().utils.visualize_ranked_results(
-                views[list(views)[-1]].distance_matrix(query).numpy(),
-                images,
-                engine.datamanager.data_type,
-                width=engine.datamanager.width,
-                height=engine.datamanager.height,
-                save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
-                topk=topk,
-            )
-        if self.picture_queries and engine.datamanager.data_type == "image":
-            path = Path(save_dir) / f"ranked_lists_{dataset_name}.png"
-            draw_ranked_lists(path, views, query, *images, num_queries=self.picture_queries)
-            logger.info("Ranked lists drawn to %s", path)
+        self.result, self._training = None, not test_only
+        engine.start_epoch, engine.max_epoch = start_epoch, max_epoch
+        engine.epoch = max(max_epoch - 1, 0)  # what it is where nothing is left to train
+        self._started = time.perf_counter()
+        try:
+            with StopSignals() as self.stop:
+                if not test_only:
+                    how = {"print_freq": print_freq, "fixbase_epoch": fixbase_epoch,
+                           "open_layers": open_layers, "start_eval": start_eval,
+                           "eval_freq": eval_freq}  # fmt: skip
+                    self._fit(save_dir, start_epoch, tests, **how)
+                self._final_rerank = rerank
+                if test_only or max_epoch > 0:
+                    self._final_test(save_dir, tests)
+        finally:
+            self._training = self._final_rerank = False
+            self.stop = None
+            if engine.writer is not None:
+                engine.writer.close()
+                engine.writer = None
+        return self.result
+
+    def _final_test(self, save_dir: str, tests: dict[str, Any]) -> None:
+        engine: Any = self
+        result = self.test(save_dir=save_dir, **tests)
+        if self._training:
+            engine.save_model(engine.epoch, result, save_dir)
+            if not self.progress.finished:
+                self._note_test(result)
 
     def save_model(
         self, epoch: int, rank1: TestResult | float, save_dir: str, is_best: bool = False
@@ -244,12 +178,12 @@ class ReportingMixin(StepMixin):
             is_best: Whether to copy it as the best one.
         """
         engine: Any = self
+        if distributed.rank() > 0:
+            return
         for name in engine.get_model_names():
             scheduler = engine._scheds[name]
-            model = engine._models[name]
-            network = model.module if isinstance(model, torch.nn.DataParallel) else model
             state = {
-                "state_dict": network.state_dict(),
+                "state_dict": unwrapped(engine._models[name]).state_dict(),
                 "epoch": epoch + 1,
                 "rank1": float(rank1),
                 "optimizer": engine._optims[name].state_dict(),
@@ -257,57 +191,3 @@ class ReportingMixin(StepMixin):
             if scheduler is not None:
                 state["scheduler"] = scheduler.state_dict()
             _compat.save_checkpoint(state, str(Path(save_dir) / name), is_best=is_best)
-
-
-class _Bar:
-    """A loader under a progress bar that is shown on terminals only."""
-
-    def __init__(self, loader: Any, title: str, *, shown: bool) -> None:  # noqa: ANN401
-        self.loader, self.title, self.shown = loader, title, shown
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        # None: shown on a terminal, silent in a log file.
-        hidden = None if self.shown else True
-        yield from tqdm(self.loader, desc=self.title, disable=hidden, leave=False)
-
-
-def _measure(
-    method: Reranker,
-    query: Sequence[Any],
-    gallery: Sequence[Any],
-    max_rank: int,
-    use_metric_cuhk03: bool,
-) -> RankingMetrics:
-    """Evaluate a chunk of queries at a time, so that no Q x G matrix is held."""
-    features, pids, camids = query
-    return QueryResults.mean(
-        [
-            evaluate_queries(
-                block.numpy(),
-                pids[rows],
-                gallery[1],
-                camids[rows],
-                gallery[2],
-                max_rank,
-                use_metric_cuhk03,
-            )
-            for rows, block in method.iter_distances(features)
-        ]
-    )
-
-
-def _log_metrics(
-    dataset_name: str, view: str, metrics: RankingMetrics, ranks: Sequence[int]
-) -> None:
-    title = "without post-processing" if view == PLAIN else f"with {view}"
-    lines = [f"** Results on {dataset_name}, {title} **", f"mAP: {metrics.mAP:.1%}", "CMC curve"]
-    lines += [f"Rank-{k:<3}: {metrics.rank(k):.1%}" for k in ranks]
-    if metrics.num_valid < metrics.num_queries:
-        lines.append(
-            f"({metrics.num_queries - metrics.num_valid} of {metrics.num_queries} queries left "
-            "out: no gallery image of that identity from another camera)"
-        )
-    logger.info("%s", "\n".join(lines))

@@ -107,6 +107,7 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
             parts["loss_distill"] = self.distillation.loss(features, taught)
             loss = loss + self.distillation.weight * parts["loss_distill"]
         self.criterion.advance()
+        self.last_features = features, targets  # for TensorBoard's picture of the graph
         return loss, parts | {"loss": loss} | self._diagnose(plain, walked, targets)
 
     def _branches(

@@ -39,6 +39,18 @@ class TestResult:
         """Give rank-1 of the last dataset without post-processing, as torchreid's ``test``."""
         return self.datasets[list(self.datasets)[-1]][PLAIN].rank(1)
 
+    def figure(self, name: str) -> float:
+        """Give one figure to compare tests by: its mean over the datasets, plain distance.
+
+        Args:
+            name: ``mAP`` or ``rank-1``.
+
+        Returns:
+            A share in [0, 1].
+        """
+        views = [metrics[PLAIN] for metrics in self.datasets.values()]
+        return sum(view.mAP if name == "mAP" else view.rank(1) for view in views) / len(views)
+
     def as_dict(self, ranks: Sequence[int] = (1, 5, 10, 20)) -> dict[str, Any]:
         """Give plain numbers.
 

@@ -7,11 +7,26 @@ accumulation and several processes work for all of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine.chunks import chunked_backward
+from torchreid_spectral.engine.faults import NotFinite
+from torchreid_spectral.engine.options import TrainingOptions
+from torchreid_spectral.engine.trees import leaves, map_tensors
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional._precision import at_least_float32
 
 __all__ = ["StepMixin"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StepMixin:
@@ -20,6 +35,11 @@ class StepMixin:
     An engine overrides :meth:`compute_losses`, and :meth:`forward` where its losses need more
     than the model's outputs.
     """
+
+    options = TrainingOptions()
+    average: AveragedModel | None = None
+    _parallel: nn.Module | None = None
+    _buffers: Sequence[Tensor] = ()
 
     def forward(self, images: Tensor) -> Any:  # noqa: ANN401
         """Give what :meth:`compute_losses` takes: tensors, or nested tuples of them.
@@ -31,7 +51,7 @@ class StepMixin:
             The model's outputs in training.
         """
         engine: Any = self
-        return engine.model(images)
+        return (self._parallel or engine.model)(images)
 
     def compute_losses(
         self,
@@ -52,6 +72,49 @@ class StepMixin:
         """
         raise NotImplementedError(f"{type(self).__name__} must define compute_losses.")
 
+    def prepare_step(self) -> None:
+        """Set up precision, compilation and processes, once before training.
+
+        Raises:
+            InputError: If options do not go together.
+        """
+        engine: Any = self
+        if hasattr(self, "scaler"):
+            return
+        self._check_options()
+        options, network = self.options, unwrapped(engine.model)
+        self.guard = NotFinite(options.on_nan)
+        device = "cuda" if engine.use_gpu else "cpu"
+        self.scaler = torch.amp.GradScaler(device, enabled=options.amp == "fp16")
+        if options.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if options.ema_decay:
+            self.average = AveragedModel(
+                network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True
+            )
+        if options.compile:
+            network.compile(backend=options.compile)
+        if distributed.world_size() == 1:
+            return
+        if options.sync_bn:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        distributed.span_walks(network)
+        if not options.chunk_size:
+            self._parallel = DistributedDataParallel(network, find_unused_parameters=True)
+
+    def _check_options(self) -> None:
+        engine: Any = self
+        options = self.options
+        if options.chunk_size and type(self).forward is not StepMixin.forward:
+            raise InputError(
+                "train.chunk_size cuts the batch before the losses, but this engine's losses need "
+                "more than the model's outputs. Set train.chunk_size 0."
+            )
+        if options.sync_bn and not engine.use_gpu:
+            raise InputError("train.sync_bn needs a GPU: PyTorch has no SyncBatchNorm for CPUs.")
+        if options.amp == "fp16" and not engine.use_gpu:
+            raise InputError("train.amp fp16 needs a GPU; on a CPU use bf16 or off.")
+
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """Take one training step.
 
@@ -62,11 +125,104 @@ class StepMixin:
             The scalars of :meth:`compute_losses`.
         """
         engine: Any = self
+        self.prepare_step()
         images, targets = engine.parse_data_for_train(data)
         if engine.use_gpu:
             images, targets = images.cuda(non_blocking=True), targets.cuda(non_blocking=True)
-        loss, parts = self.compute_losses(self.forward(images), targets)
+        if self.options.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        if self.options.on_nan == "skip":  # BatchNorm has seen the batch before the loss is known
+            self._buffers = [buffer.clone() for buffer in unwrapped(engine.model).buffers()]
         engine.optimizer.zero_grad()
-        loss.backward()
-        engine.optimizer.step()
-        return {name: float(value) for name, value in parts.items()}
+        loss, parts = self._backward(images, distributed.gather(targets))
+        return self._update(loss, parts, data)
+
+    def _backward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss and add its gradients."""
+        engine: Any = self
+        logged: dict[str, Tensor] = {}
+
+        def whole_loss(outputs: Any) -> Tensor:  # noqa: ANN401
+            outputs = map_tensors(at_least_float32, outputs)
+            outputs = map_tensors(distributed.gather, outputs)
+            for head in getattr(unwrapped(engine.model), "heads", ()):  # for what is logged
+                head.seen = distributed.gather(head.seen)
+            with self._autocast(enabled=False):
+                loss, parts = self.compute_losses(outputs, targets)
+            logged.update(parts)
+            if distributed.world_size() > 1:  # every output takes part, for the reducer
+                loss = loss + 0.0 * sum(leaf.sum() for leaf in leaves(outputs))
+            return loss
+
+        if self.options.chunk_size:
+            with self._autocast():
+                loss = chunked_backward(
+                    unwrapped(engine.model),
+                    images,
+                    whole_loss,
+                    chunk_size=self.options.chunk_size,
+                    scale=self.scaler.scale,
+                )
+            distributed.average_gradients(unwrapped(engine.model))
+        else:
+            with self._autocast():
+                outputs = self.forward(images)
+            loss = whole_loss(outputs)
+            self.scaler.scale(loss).backward()
+        return loss.detach(), logged
+
+    def _update(
+        self, loss: Tensor, parts: dict[str, Tensor], data: dict[str, Any]
+    ) -> dict[str, float]:
+        """Take the optimiser's step if all is finite; the device is waited for once."""
+        engine: Any = self
+        network = unwrapped(engine.model)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(engine.optimizer)
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        scalars = torch.stack([_scalar(value, loss) for value in (loss, norm, *parts.values())])
+        loss_value, norm_value, *shown = scalars.tolist()
+        checked = {"loss": loss_value}
+        if not self.scaler.is_enabled():  # a scaler passes over such gradients by itself
+            checked["norm of the gradient"] = norm_value
+        if self.guard.allows(checked, data):
+            if self.options.clip_norm:
+                nn.utils.clip_grads_with_norm_(
+                    network.parameters(), self.options.clip_norm, norm
+                )
+            self.scaler.step(engine.optimizer)
+            if self.average is not None:
+                self.average.update_parameters(network)
+        else:
+            for buffer, before in zip(network.buffers(), self._buffers):
+                buffer.copy_(before)
+        self.scaler.update()
+        return dict(zip(parts, shown))
+
+    def _autocast(self, enabled: bool = True) -> Any:  # noqa: ANN401
+        engine: Any = self
+        if self.options.amp == "off":
+            return nullcontext()
+        return torch.autocast(
+            "cuda" if engine.use_gpu else "cpu", dtype=_DTYPES[self.options.amp], enabled=enabled
+        )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Take a model out of its parallel wrapper.
+
+    Args:
+        model: A model of torchreid, wrapped or not.
+
+    Returns:
+        The model itself.
+    """
+    if isinstance(model, (nn.DataParallel, DistributedDataParallel)):
+        inner: nn.Module = model.module
+        return inner
+    return model
+
+
+def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, device=like.device).detach().float().reshape(())

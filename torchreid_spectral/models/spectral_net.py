@@ -70,13 +70,24 @@ class SpectralNet(nn.Module):
         """
         if self.training and getattr(self, "_is_replica", False):
             raise RuntimeError(
-                "DataParallel would cut the batch graph into one part a GPU. Use one GPU "
-                "(CUDA_VISIBLE_DEVICES=0)."
+                "DataParallel would cut the batch graph into one part a GPU. Start one process "
+                "a GPU: torchrun --nproc_per_node=N tools/main.py ..., or use one GPU."
             )
         result = super().forward(*args, **kwargs)
         if not self.training:
             return self._test_output(result) if self.test_feature == "bottleneck" else result
-        outputs, features = result
+        return self.in_order(*result)
+
+    def in_order(self, outputs: Any, features: Any) -> Any:  # noqa: ANN401
+        """Put what the backbone gives in training into the order of the contract.
+
+        Args:
+            outputs: Of the head, or of all heads.
+            features: Of the backbone.
+
+        Returns:
+            See the class.
+        """
         ordered = _by_branch(outputs)
         alone = len(ordered) == 1 and self.contract != "spectral"
         logits = ordered[0] if alone else ordered

@@ -1,0 +1,300 @@
+"""torchreid's loaders with a position to go on from, and with broken images named.
+
+Random numbers are drawn exactly as torch's DataLoader draws them, so that a run gives torchreid's
+own losses, seed for seed. What is added is that every state is known: the order of the epoch, how
+many batches of it were taken, and the generators of each worker after its last batch.
+
+===============  =================================================================
+In the state     Meaning
+===============  =================================================================
+``order``        indices of the whole epoch, of all processes
+``position``     batches that were taken
+``base_seed``    what the workers' generators started the epoch from
+``slots``        worker's number to its generators after its last batch that was taken
+===============  =================================================================
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from torchreid_spectral import _random
+from torchreid_spectral.data.images import BROKEN_IMAGE, ImageReader, reading_with
+from torchreid_spectral.errors import InputError, RunError
+
+__all__ = ["ON_ERROR", "EpochLoader", "NamedItems"]
+
+ON_ERROR = ("raise", "skip")
+
+
+class _Ticket(NamedTuple):
+    """A batch to load, and from where its worker's generators go on."""
+
+    indices: list[int]
+    seed: tuple[int, int] | None = None
+    state: str | None = None
+
+
+class NamedItems(Dataset[Any]):
+    """A torchreid dataset that names an image it cannot read, or passes over it.
+
+    A broken training image is replaced by the next readable one of its identity, so that a batch
+    stays P x K; where there is none, and in tests, it is left out.
+
+    Args:
+        dataset: Of torchreid; its ``data`` lists tuples that begin with path(s) and identity.
+        on_error: ``raise`` or ``skip``.
+        reader: Gives images, from a cache for instance.
+    """
+
+    def __init__(
+        self, dataset: Any, on_error: str = "raise", reader: ImageReader | None = None  # noqa: ANN401
+    ) -> None:
+        self.dataset, self.on_error, self.reader = dataset, on_error, reader
+        self._siblings: dict[int, list[int]] = defaultdict(list)
+        if getattr(dataset, "mode", "") == "train":
+            for index, item in enumerate(dataset.data):
+                self._siblings[item[1]].append(index)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401
+        with reading_with(self.reader):
+            return self.dataset[index]
+
+    def __getitems__(self, ticket: _Ticket) -> dict[str, Any]:
+        """Load a batch.
+
+        Args:
+            ticket: Which.
+
+        Returns:
+            ``items``, or ``error``; and ``skipped``, what was passed over.
+        """
+        worker = torch.utils.data.get_worker_info() is not None
+        if worker and ticket.state is not None:
+            _random.restore(ticket.state)
+        elif worker and ticket.seed is not None:
+            _random.seed_worker(*ticket.seed)
+        skipped: list[str] = []
+        items = []
+        for index in ticket.indices:
+            try:
+                item = self._load(index, skipped)
+            except BROKEN_IMAGE as error:
+                # Raised in a worker it would come out buried in a traceback.
+                return {"error": f"{self._name(index, error)}, or set data.on_error skip."}
+            if item is not None:
+                items.append({**item, "index": index})
+        return {"items": items, "skipped": skipped, "rng": _random.capture() if worker else None}
+
+    def _load(self, index: int, skipped: list[str]) -> Any:  # noqa: ANN401
+        try:
+            return self[index]
+        except BROKEN_IMAGE as error:
+            if self.on_error == "raise":
+                raise
+            skipped.append(self._name(index, error))
+        for sibling in _others(self._siblings.get(self.dataset.data[index][1], []), index):
+            try:
+                return self[sibling]
+            except BROKEN_IMAGE:
+                continue
+        return None
+
+    def _name(self, index: int, error: BaseException) -> str:
+        path = self.dataset.data[index][0]
+        where = path if isinstance(path, str) else f"One of {path[0]} and the next {len(path) - 1}"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return (
+            f"{where} cannot be read ({reason}): image {index} of the "
+            f"{getattr(self.dataset, 'mode', '')} set of {type(self.dataset).__name__}. Mend the "
+            "file, remove it"
+        )
+
+
+class EpochLoader:
+    """Iterates over a torchreid loader, an epoch at a time, from any position.
+
+    Args:
+        loader: Of torchreid's data manager; its dataset, sampler and sizes are taken over.
+        on_error: See :class:`NamedItems`.
+        reader: See :class:`NamedItems`.
+        persistent: Keep the workers between epochs.
+        timeout: Seconds after which a batch that does not come is an error; 0 for never.
+        rank: Number of this process.
+        world_size: Number of processes; each takes its part of the rows of every batch.
+
+    Raises:
+        InputError: If the processes cannot share a batch.
+    """
+
+    def __init__(
+        self,
+        loader: Any,  # noqa: ANN401
+        *,
+        on_error: str = "raise",
+        reader: ImageReader | None = None,
+        persistent: bool = False,
+        timeout: float = 0.0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.sampler, self.drop_last = loader.sampler, loader.drop_last
+        self.batch_size, self.workers = int(loader.batch_size), int(loader.num_workers)
+        self.rank, self.world_size = rank, world_size
+        self.dataset = NamedItems(loader.dataset, on_error, reader)
+        self._tickets: list[_Ticket] = []
+        self._inner: DataLoader[Any] = DataLoader(
+            self.dataset,
+            batch_sampler=_Tickets(self),  # type: ignore[arg-type]
+            num_workers=self.workers,
+            pin_memory=loader.pin_memory,
+            collate_fn=_collate,  # type: ignore[arg-type]
+            persistent_workers=persistent and self.workers > 0,
+            timeout=timeout if self.workers else 0,
+            generator=torch.Generator(),  # the global one is drawn from below, once an epoch
+        )
+        self.skipped: dict[str, int] = {}
+        self._order: list[int] = []
+        self._base_seed, self._slots = 0, {}  # type: ignore[var-annotated]
+        self.position = 0
+        self._resumed = False
+
+    def __len__(self) -> int:
+        """Batches an epoch, as the sampler estimates them."""
+        if self.drop_last:
+            return len(self.sampler) // self.batch_size
+        return -(-len(self.sampler) // self.batch_size)
+
+    def state(self) -> dict[str, Any]:
+        """Give the position, as plain data.
+
+        Returns:
+            See the module.
+        """
+        return {
+            "order": torch.tensor(self._order, dtype=torch.int32),
+            "position": self.position,
+            "base_seed": self._base_seed,
+            "slots": dict(self._slots),
+            "batch": [self.batch_size, self.workers, self.world_size, len(self.dataset)],
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Let the next epoch be the rest of an old one.
+
+        Args:
+            state: Of :meth:`state`.
+
+        Raises:
+            InputError: If it is of other batches: sizes, workers, processes or data have changed.
+        """
+        here = [self.batch_size, self.workers, self.world_size, len(self.dataset)]
+        if list(state["batch"]) != here:
+            raise InputError(
+                "An epoch goes on only with the same train.batch_size, data.workers, number of "
+                f"processes and data: the checkpoint has {list(state['batch'])}, this run {here}."
+            )
+        self._order = state["order"].tolist()
+        self._base_seed, self.position = int(state["base_seed"]), int(state["position"])
+        self._slots = dict(state["slots"])
+        self._resumed = bool(self._order)
+
+    def finish(self) -> None:
+        """Forget the epoch: the next one starts afresh."""
+        self._order, self._slots, self.position = [], {}, 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self._resumed:
+            self._start_epoch()
+        self._resumed = False
+        batches = self._batches()[self.position :]
+        self._tickets = [self._ticket(number, batch) for number, batch in enumerate(batches)]
+        first = self.position
+        try:
+            for number, loaded in enumerate(self._inner, first):
+                self.position = number + 1
+                batch = self._open(loaded, number)
+                if batch is not None:
+                    yield batch
+        except RuntimeError as error:
+            raise _loader_error(error) from error
+
+    def _start_epoch(self) -> None:
+        # The draws of torch's DataLoader, in its order.
+        self._base_seed = int(torch.empty((), dtype=torch.int64).random_().item())
+        self._order = [int(index) for index in self.sampler]
+        self.position, self._slots = 0, {}
+
+    def _batches(self) -> list[list[int]]:
+        size, order = self.batch_size, self._order
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        if self.drop_last and batches and len(batches[-1]) < size:
+            batches.pop()
+        return batches
+
+    def _ticket(self, number: int, batch: list[int]) -> _Ticket:
+        if self.drop_last:  # whole identities for each process, all of one length
+            share = len(batch) // self.world_size
+            rows = batch[self.rank * share : (self.rank + 1) * share]
+        else:
+            rows = batch[self.rank :: self.world_size]
+        if number >= self.workers:
+            return _Ticket(rows)
+        slot = (self.position + number) % self.workers
+        state = self._slots.get(str(slot))
+        return _Ticket(rows, None if state else (self._base_seed, slot), state)
+
+    def _open(self, loaded: dict[str, Any], number: int) -> dict[str, Any] | None:
+        if "error" in loaded:
+            raise InputError(loaded["error"])
+        for name in loaded["skipped"]:
+            self.skipped[name] = self.skipped.get(name, 0) + 1
+        if loaded["rng"] is not None:
+            self._slots[str(number % self.workers)] = loaded["rng"]
+        batch: dict[str, Any] | None = loaded["batch"]
+        return batch
+
+
+class _Tickets:
+    """The batch sampler of torch's DataLoader: what its owner has planned."""
+
+    def __init__(self, owner: EpochLoader) -> None:
+        self.owner = owner
+
+    def __iter__(self) -> Iterator[_Ticket]:
+        return iter(self.owner._tickets)
+
+    def __len__(self) -> int:
+        return len(self.owner._tickets)
+
+
+def _collate(loaded: dict[str, Any]) -> dict[str, Any]:
+    if "error" in loaded:
+        return loaded
+    items = loaded.pop("items")
+    return loaded | {"batch": default_collate(items) if items else None}
+
+
+def _others(siblings: Sequence[int], index: int) -> list[int]:
+    place = siblings.index(index) if index in siblings else 0
+    return [*siblings[place + 1 :], *siblings[:place]]
+
+
+def _loader_error(error: RuntimeError) -> RuntimeError:
+    text = str(error)
+    if "exited unexpectedly" not in text and "killed by signal" not in text:
+        if "timed out" not in text:
+            return error
+    return RunError(
+        f"The loader's workers died or hang ({next(iter(text.splitlines()))}). Mostly memory is "
+        "short (shared memory in a container: --shm-size) or a disk does not answer. Lower "
+        "data.workers and go on with model.resume auto."
+    )

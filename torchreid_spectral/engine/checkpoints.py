@@ -1,0 +1,185 @@
+"""Checkpoints that are there whole or not at all, and that load without running code.
+
+==============================  ==========================================================
+File                            Holds
+==============================  ==========================================================
+``last.safetensors``            weights of the model(s)
+``last.ema.safetensors``        their moving average, where there is one
+``last.state.pt``               everything else, plain data that loads under weights_only,
+                                and the SHA-256 of the files above
+``best.*``                      the same of the best test so far
+``previous.*``                  what ``last`` was before
+==============================  ==========================================================
+
+Each file is written beside its place, synced and renamed. A run that is killed between two
+renames leaves files that do not belong together: the hashes tell, and ``previous`` is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from torchreid_spectral import _compat
+from torchreid_spectral._files import sweep, write_bytes, write_whole
+from torchreid_spectral.errors import InputError, RunError
+
+__all__ = ["FOLDER", "Checkpoint", "CheckpointFolder"]
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+_STATE, _WEIGHTS, _AVERAGED = ".state.pt", ".safetensors", ".ema.safetensors"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from.
+
+    Attributes:
+        weights: Of the model.
+        averaged: Their moving average, or nothing.
+        state: Everything else; plain data and tensors.
+    """
+
+    weights: Mapping[str, Tensor]
+    averaged: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+class CheckpointFolder:
+    """The folder ``checkpoints`` of a run.
+
+    Args:
+        folder: Made when something is saved.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def save(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
+        """Make ``last`` the given state, and ``best`` too if asked.
+
+        Args:
+            checkpoint: What to save.
+            best: Whether it is the best so far.
+
+        Raises:
+            RunError: If the folder cannot be written; what was there before is still there.
+        """
+        files = {_WEIGHTS: safetensors.torch.save(_plain(checkpoint.weights))}
+        if checkpoint.averaged:
+            files[_AVERAGED] = safetensors.torch.save(_plain(checkpoint.averaged))
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        buffer = io.BytesIO()
+        torch.save({**checkpoint.state, "format": _FORMAT, "sha256": hashes}, buffer)
+        try:
+            sweep(self.folder)
+            self._keep("last", "previous")
+            for name, content in files.items():
+                write_bytes(self.folder / f"last{name}", content)
+            write_bytes(self.folder / f"last{_STATE}", buffer.getvalue())
+            if best:
+                self._keep("last", "best")
+        except OSError as error:
+            raise RunError(
+                f"The checkpoint could not be written to {self.folder} "
+                f"({error.strerror or error}). The one before it is intact: make room or mend "
+                "the permissions, and go on with model.resume auto."
+            ) from error
+
+    def latest(self) -> Checkpoint | None:
+        """Load ``last``, or ``previous`` where a kill or a fault has broken it.
+
+        Returns:
+            The checkpoint, or ``None`` where there is none.
+
+        Raises:
+            InputError: If there are some and none is whole.
+        """
+        first: InputError | None = None
+        for name in ("last", "previous"):
+            if not any(self.folder.glob(f"{name}.*")):
+                continue
+            try:
+                found = self.load(name)
+                if name != "last":
+                    self._keep(name, "last")  # whole again, before it becomes the previous one
+                return found
+            except InputError as error:
+                logger.warning("%s", error)
+                first = first or error
+        if first is not None:
+            raise first
+        return None
+
+    def load(self, name: str) -> Checkpoint:
+        """Load a checkpoint, and check that its files belong together.
+
+        Args:
+            name: ``last``, ``best`` or ``previous``.
+
+        Returns:
+            The checkpoint, on the CPU.
+
+        Raises:
+            InputError: If a file is missing, truncated, foreign, of another save, or unsafe.
+        """
+        state = self._read_state(self.folder / f"{name}{_STATE}")
+        parts: dict[str, Mapping[str, Tensor]] = {_AVERAGED: {}}
+        for suffix, expected in state["sha256"].items():
+            path = self.folder / f"{name}{suffix}"
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+            if hashlib.sha256(content).hexdigest() != expected:
+                raise InputError(
+                    f"{path} does not belong to {name}{_STATE}: it is truncated, or from another "
+                    "save. Copy both files anew, or take another checkpoint of the folder."
+                )
+            parts[suffix] = safetensors.torch.load(content)
+        return Checkpoint(parts[_WEIGHTS], parts[_AVERAGED], state)
+
+    def _read_state(self, path: Path) -> dict[str, Any]:
+        if not path.is_file():
+            raise InputError(f"{path} is missing: weights alone cannot be resumed.")
+        state = _compat.load_checkpoint(path)
+        if not isinstance(state, dict) or state.get("format") != _FORMAT or "sha256" not in state:
+            raise InputError(
+                f"{path} is not a state of this program (format {_FORMAT}). For torchreid's own "
+                "checkpoints: model.resume FILE.pth.tar-N."
+            )
+        return state
+
+    def _keep(self, source: str, target: str) -> None:
+        """Let ``target`` be what ``source`` is; files are replaced, never changed, so links do."""
+        for suffix in (_WEIGHTS, _AVERAGED, _STATE):
+            path, kept = self.folder / f"{source}{suffix}", self.folder / f"{target}{suffix}"
+            if path.exists():
+                write_whole(kept, lambda temporary, path=path: _link(path, temporary))  # type: ignore[misc]
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy, because safetensors takes no tensors that share memory."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}

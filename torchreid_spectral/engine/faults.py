@@ -1,0 +1,109 @@
+"""What stops a run: signals, and numbers that are not finite."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+from torchreid_spectral.errors import RunError
+
+__all__ = ["Interrupted", "NotFinite", "StopSignals"]
+
+_MAX_SKIPPED_IN_A_ROW = 50
+
+
+class Interrupted(RunError):
+    """A run was told to stop; its state is saved.
+
+    Args:
+        message: What to tell.
+        signum: The signal.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class StopSignals:
+    """Turns the first SIGTERM or Ctrl-C into a wish that the loop looks at between steps.
+
+    A second one ends the process as if there were no handler.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._give_back()
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signum
+        self._give_back()
+
+    def _give_back(self) -> None:
+        while self._before:
+            signum, handler = self._before.popitem()
+            signal.signal(signum, handler)
+
+
+class NotFinite:
+    """Decides what becomes of a step whose loss or gradient is not finite.
+
+    Args:
+        policy: ``stop`` or ``skip``.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self.policy, self.skipped, self._in_a_row = policy, 0, 0
+
+    def allows(self, values: Mapping[str, float], data: Mapping[str, Any]) -> bool:
+        """Say whether the optimiser may take the step.
+
+        Args:
+            values: What must be finite, by name.
+            data: The batch, for its file names.
+
+        Returns:
+            ``False`` where the step is to be passed over.
+
+        Raises:
+            RunError: If the policy is to stop, or nothing but such steps come.
+        """
+        wrong = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
+        if not wrong:
+            self._in_a_row = 0
+            return True
+        self.skipped, self._in_a_row = self.skipped + 1, self._in_a_row + 1
+        if self.policy == "skip" and self._in_a_row <= _MAX_SKIPPED_IN_A_ROW:
+            return False
+        raise RunError(
+            f"The training step is not finite ({', '.join(wrong)}) on a batch of "
+            f"{_names(data.get('impath', []))}. No checkpoint holds it: lower train.lr, clip with "
+            "train.clip_norm, or pass over such steps with train.on_nan skip; go on with "
+            "model.resume auto."
+        )
+
+
+def _names(paths: Sequence[Any]) -> str:
+    flat = [str(path) for path in paths]
+    if not flat:
+        return "unnamed images"
+    more = f" and {len(flat) - 8} more" if len(flat) > 8 else ""
+    return ", ".join(flat[:8]) + more

@@ -1,0 +1,200 @@
+"""The loop over epochs and steps: torchreid's, with a state after every step.
+
+It draws random numbers and prints losses as torchreid's ``Engine.run`` and ``Engine.train`` do.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from torchreid_spectral import _compat, _random
+from torchreid_spectral.engine import distributed, scalars
+from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder
+from torchreid_spectral.engine.faults import Interrupted, StopSignals
+from torchreid_spectral.engine.progress import Progress, apply, snapshot
+from torchreid_spectral.engine.step import StepMixin
+
+__all__ = ["Bar", "LoopMixin"]
+
+logger = logging.getLogger(__name__)
+
+
+class LoopMixin(StepMixin):
+    """Trains, saves and goes on; see :class:`~torchreid_spectral.engine.base.ReportingMixin`."""
+
+    progress_bars = True
+    stop: StopSignals | None = None
+    _rng: str | None = None
+    _resumed_meters: dict[str, list[float]] | None = None
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Let the next ``run`` go on from a checkpoint.
+
+        Args:
+            checkpoint: Of :class:`~torchreid_spectral.engine.checkpoints.CheckpointFolder`.
+        """
+        self.prepare_step()
+        self._rng = apply(self, checkpoint)
+        self._resumed_meters = dict(checkpoint.state["meters"])
+
+    def _fit(self, save_dir: str, start_epoch: int, tests: dict[str, Any], **how: Any) -> None:  # noqa: ANN401
+        """Train from where the run stands to the last epoch, with the tests in between."""
+        engine: Any = self
+        self.folder = CheckpointFolder(Path(save_dir) / FOLDER)
+        self.prepare_step()
+        if self._rng is None:
+            self.progress = Progress(epoch=start_epoch)
+        else:
+            _random.restore(self._rng)
+            self._rng = None
+        if engine.writer is None and distributed.rank() == 0:
+            steps = self.progress.epoch * len(engine.train_loader) + engine.train_loader.position
+            engine.writer = SummaryWriter(log_dir=save_dir, purge_step=steps or None)
+        start_eval, eval_freq = how.pop("start_eval"), how.pop("eval_freq")
+        if self.progress.test_due:
+            self._test_epoch(save_dir, tests)
+        while self.progress.epoch < engine.max_epoch and not self.progress.finished:
+            engine.epoch = self.progress.epoch
+            self.train(**how)
+            done = engine.epoch + 1
+            self.progress.epoch = done
+            engine.train_loader.finish()
+            self.progress.test_due = (
+                done >= start_eval and eval_freq > 0 and done % eval_freq == 0
+                and done != engine.max_epoch
+            )  # fmt: skip
+            self._save()
+            if self.progress.test_due:
+                self._test_epoch(save_dir, tests)
+
+    def _test_epoch(self, save_dir: str, tests: dict[str, Any]) -> None:
+        engine: Any = self
+        engine.epoch = self.progress.epoch - 1
+        result = engine.test(save_dir=save_dir, **tests)
+        engine.save_model(engine.epoch, result, save_dir)
+        self.progress.test_due = False
+        self._note_test(result)
+
+    def _note_test(self, result: Any) -> None:  # noqa: ANN401
+        figure = result.figure(self.options.keep)
+        best = self.progress.note_test(figure, self.options.patience)
+        self._save(best=best)
+        if self.progress.finished:
+            logger.info(
+                "Stopped early after epoch %d: the best %s, %.1f%%, was that of epoch %d.",
+                self.progress.epoch,
+                self.options.keep,
+                100 * self.progress.best,
+                self.progress.best_epoch,
+            )
+
+    def train(
+        self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: Any = None  # noqa: ANN401
+    ) -> None:
+        """Train one epoch, or the rest of one.
+
+        Args:
+            print_freq: Steps between lines of the log.
+            fixbase_epoch: Epochs in which only ``open_layers`` are trained.
+            open_layers: Their names.
+        """
+        engine: Any = self
+        self.prepare_step()
+        engine.set_model_mode("train")
+        engine.two_stepped_transfer_learning(engine.epoch, fixbase_epoch, open_layers)
+        utils, loader = _compat.load().utils, engine.train_loader
+        engine.num_batches = len(loader)
+        losses, seconds, waiting = utils.MetricMeter(), utils.AverageMeter(), utils.AverageMeter()
+        for name, values in (self._resumed_meters or {}).items():
+            meter = losses.meters[name]
+            meter.val, meter.sum, meter.count = values
+            meter.avg = meter.sum / meter.count
+        self._resumed_meters = None
+        title = f"epoch {engine.epoch + 1}/{engine.max_epoch}"
+        end = time.time()
+        for data in Bar(loader, title, shown=self.progress_bars):
+            engine.batch_idx = loader.position - 1
+            waiting.update(time.time() - end)
+            losses.update(self.forward_backward(data))
+            seconds.update(time.time() - end)
+            if loader.position % print_freq == 0:
+                _say(_line(engine, losses, seconds, waiting))
+            if engine.writer is not None:
+                scalars.write_step(engine, losses, seconds, waiting)
+            self._after_step(losses)
+            end = time.time()
+        engine.update_lr()
+
+    def _after_step(self, losses: Any) -> None:  # noqa: ANN401
+        """Save where it is time to, and stop where it is asked for."""
+        engine: Any = self
+        signum = 0 if self.stop is None else self.stop.received
+        (asked,) = distributed.agree(signum)
+        every, position = self.options.checkpoint_every, engine.train_loader.position
+        if asked or (every and position % every == 0):
+            self._save(losses)
+        if asked:
+            self._interrupted(int(asked))
+
+    def _interrupted(self, signum: int) -> None:
+        raise Interrupted(
+            f"Stopped by signal {signum} in epoch {self.progress.epoch + 1}; everything is saved "
+            f"in {self.folder.folder}. Go on with model.resume auto.",
+            signum,
+        )
+
+    def _save(self, losses: Any = None, *, best: bool = False) -> None:  # noqa: ANN401
+        if not hasattr(self, "folder"):  # a single epoch outside run()
+            return
+        meters = {} if losses is None else {
+            name: [float(meter.val), float(meter.sum), meter.count]
+            for name, meter in losses.meters.items()
+        }  # fmt: skip
+        checkpoint = snapshot(self, meters)
+        if distributed.rank() == 0:
+            self.folder.save(checkpoint, best=best)
+
+
+class Bar:
+    """A loader under a progress bar that is shown on terminals only."""
+
+    def __init__(self, loader: Any, title: str, *, shown: bool) -> None:  # noqa: ANN401
+        self.loader, self.title, self.shown = loader, title, shown
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        # None: shown on a terminal, silent in a log file.
+        hidden = None if self.shown and distributed.rank() == 0 else True
+        yield from tqdm(self.loader, desc=self.title, disable=hidden, leave=False)
+
+
+def _line(engine: Any, losses: Any, seconds: Any, waiting: Any) -> str:  # noqa: ANN401
+    """Write torchreid's line of a step, and images a second."""
+    done = engine.batch_idx + 1
+    left = engine.num_batches - done
+    left += (engine.max_epoch - (engine.epoch + 1)) * engine.num_batches
+    eta = datetime.timedelta(seconds=int(seconds.avg * left))
+    return (
+        f"epoch: [{engine.epoch + 1}/{engine.max_epoch}][{done}/{engine.num_batches}]\t"
+        f"time {seconds.val:.3f} ({seconds.avg:.3f})\t"
+        f"data {waiting.val:.3f} ({waiting.avg:.3f})\t"
+        f"eta {eta}\t{losses}\tlr {engine.get_current_lr():.6f}\t"
+        f"images/s {engine.train_loader.batch_size / max(seconds.avg, 1e-9):.0f}"
+    )
+
+
+def _say(line: str) -> None:
+    """Write a line where torchreid prints its own."""
+    if distributed.rank() == 0:
+        sys.stdout.write(line + "\n")

@@ -1,0 +1,159 @@
+"""How far a run has come: everything that is needed to go on with identical numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from torchreid_spectral import _random
+from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine.checkpoints import Checkpoint
+from torchreid_spectral.engine.step import unwrapped
+from torchreid_spectral.errors import InputError
+
+__all__ = ["Progress", "apply", "snapshot"]
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        epoch: Zero-based epoch that is trained, or comes next.
+        test_due: Whether the epoch before it still has to be tested.
+        finished: Whether early stopping has ended the training.
+        best: Best figure of the tests so far.
+        best_epoch: One-based epoch of it.
+        worse_tests: Tests since then.
+    """
+
+    epoch: int = 0
+    test_due: bool = False
+    finished: bool = False
+    best: float = -1.0
+    best_epoch: int = 0
+    worse_tests: int = 0
+
+    def note_test(self, figure: float, patience: int) -> bool:
+        """Take in a test's result.
+
+        Args:
+            figure: Larger is better.
+            patience: Worse tests in a row that end the training; 0 for never.
+
+        Returns:
+            Whether it is the best so far.
+        """
+        better = figure > self.best
+        if better:
+            self.best, self.best_epoch, self.worse_tests = figure, self.epoch, 0
+        else:
+            self.worse_tests += 1
+        self.finished = bool(patience) and self.worse_tests >= patience
+        return better
+
+
+def snapshot(engine: Any, meters: Mapping[str, list[float]]) -> Checkpoint:  # noqa: ANN401
+    """Collect the state of a run, of all processes.
+
+    Args:
+        engine: Whose.
+        meters: Running averages of the epoch.
+
+    Returns:
+        What :func:`apply` takes.
+    """
+    names = list(engine._models)
+    averaged = {} if engine.average is None else dict(engine.average.module.state_dict())
+    state = {
+        "progress": asdict(engine.progress),
+        "models": {name: _parts(engine, name) for name in names},
+        "losses": {name: module.state_dict() for name, module in _losses(engine)},
+        "scaler": engine.scaler.state_dict(),
+        "averages": 0 if engine.average is None else int(engine.average.n_averaged),
+        "loader": distributed.all_objects(engine.train_loader.state()),
+        "rng": distributed.all_objects(_random.capture()),
+        "meters": {name: list(values) for name, values in meters.items()},
+        "skipped": {"steps": engine.guard.skipped, "images": dict(engine.train_loader.skipped)},
+        **engine.provenance,
+    }
+    weights = {
+        f"{name}:{key}" if len(names) > 1 else key: value
+        for name in names
+        for key, value in unwrapped(engine._models[name]).state_dict().items()
+    }
+    return Checkpoint(weights, averaged, state)
+
+
+def apply(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
+    """Put a run where a checkpoint was taken; the random generators are left to the caller.
+
+    Args:
+        engine: With the model and data that the checkpoint is of.
+        checkpoint: Of :func:`snapshot`.
+
+    Returns:
+        The states of the random generators for this process.
+
+    Raises:
+        InputError: If the checkpoint is of another model, optimiser, data or number of processes.
+    """
+    state, names = checkpoint.state, list(engine._models)
+    try:
+        for name in names:
+            prefix = f"{name}:" if len(names) > 1 else ""
+            weights = {key.removeprefix(prefix): value for key, value in checkpoint.weights.items()
+                       if key.startswith(prefix)}  # fmt: skip
+            unwrapped(engine._models[name]).load_state_dict(weights)
+            parts = state["models"][name]
+            engine._optims[name].load_state_dict(parts["optimizer"])
+            if engine._scheds[name] is not None:
+                engine._scheds[name].load_state_dict(parts["scheduler"])
+        for name, module in _losses(engine):
+            module.load_state_dict(state["losses"][name])
+        if engine.scaler.is_enabled() and state["scaler"]:
+            engine.scaler.load_state_dict(state["scaler"])
+        if engine.average is not None and checkpoint.averaged:
+            engine.average.module.load_state_dict(checkpoint.averaged)
+            engine.average.n_averaged.fill_(state["averages"])
+        rank, known = distributed.rank(), len(state["rng"])
+        if known != distributed.world_size():
+            raise InputError(
+                f"{known} processes wrote the checkpoint, {distributed.world_size()} want to go "
+                "on. Start as many."
+            )
+        engine.train_loader.resume(state["loader"][rank])
+        engine.train_loader.skipped = dict(state["skipped"]["images"])
+        engine.guard.skipped = int(state["skipped"]["steps"])
+        engine.progress = Progress(**state["progress"])
+    except InputError:
+        raise
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"The checkpoint does not fit this model, optimiser or schedule ({first}). Resume "
+            "with the config it was trained with, or take its weights alone with "
+            "model.load_weights."
+        ) from error
+    rng: str = state["rng"][rank]
+    return rng
+
+
+def _parts(engine: Any, name: str) -> dict[str, Any]:  # noqa: ANN401
+    scheduler = engine._scheds[name]
+    return {
+        "optimizer": engine._optims[name].state_dict(),
+        "scheduler": None if scheduler is None else scheduler.state_dict(),
+    }
+
+
+def _losses(engine: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401
+    """Find the losses of an engine: some have weights or centres of their own."""
+    models = {id(unwrapped(model)) for model in engine._models.values()}
+    for name, value in vars(engine).items():
+        if isinstance(value, nn.Module) and not name.startswith("_") and name != "average":
+            if id(unwrapped(value)) not in models:
+                yield name, value

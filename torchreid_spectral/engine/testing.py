@@ -1,0 +1,275 @@
+"""Tests whose figures are returned, saved and post-processed.
+
+torchreid prints its metrics and knows one re-ranker; here ``test`` returns them, for the plain
+distance and for any re-ranker, and ``metrics.json`` holds them with the effective config.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from torchreid_spectral import _compat
+from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine.loop import Bar, LoopMixin
+from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, write_json
+from torchreid_spectral.evaluation import QueryResults, RankingMetrics, evaluate_queries
+from torchreid_spectral.report.ranked_lists import draw_ranked_lists
+from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
+
+__all__ = ["METRIC_NAMES", "TestMixin"]
+
+logger = logging.getLogger(__name__)
+
+METRIC_NAMES = {"euclidean": "squared_euclidean", "cosine": "cosine"}
+"""torchreid's names of distances to ours: its "euclidean" is the squared one."""
+
+
+class TestMixin(LoopMixin):
+    """Tests; see :class:`~torchreid_spectral.engine.base.ReportingMixin`."""
+
+    __test__ = False  # not a test of pytest's
+
+    reranker: Reranker | None = None
+    reranker_name = "reranked"
+    picture_queries = 0
+    record: Mapping[str, Any] = {}
+    result: TestResult | None = None
+    _final_rerank = _training = False
+    _started = 0.0
+
+    def test(self, *args: Any, **kwargs: Any) -> TestResult:  # noqa: ANN401
+        """Test on all target datasets and save ``metrics.json`` where a ``save_dir`` is given.
+
+        Post-processing is applied in the final test, or where ``rerank`` asks for it.
+
+        Args:
+            *args: Of torchreid's ``test``.
+            **kwargs: Of torchreid's ``test``.
+
+        Returns:
+            The metrics; as a number they are rank-1 of the last dataset.
+        """
+        engine: Any = self
+        kwargs["rerank"] = bool(kwargs.get("rerank")) or self._final_rerank
+        if self._training:  # whatever fails in the test, the trained weights are safe
+            engine.save_model(engine.epoch, float("nan"), kwargs.get("save_dir", "log"))
+        self._collected: dict[str, dict[str, RankingMetrics]] = {}
+        self._seconds: dict[str, float] = {}
+        with self._averaged_weights():
+            super().test(*args, **kwargs)  # type: ignore[misc]
+        self.result = TestResult(*distributed.first_object((self._collected, self._seconds)))
+        self._tell_skipped()
+        if kwargs.get("save_dir") and distributed.rank() == 0:
+            self._save_metrics(
+                self.result, kwargs["save_dir"], kwargs.get("ranks", (1, 5, 10, 20))
+            )
+        return self.result
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Let the moving average of the weights be the model inside the block, if there is one."""
+        engine: Any = self
+        if self.average is None or not int(self.average.n_averaged):
+            yield
+            return
+        name = engine.get_model_names()[0]
+        trained = engine.model
+        engine.model = engine._models[name] = self.average.module
+        try:
+            yield
+        finally:
+            engine.model = engine._models[name] = trained
+
+    @torch.no_grad()
+    def _evaluate(
+        self,
+        dataset_name: str = "",
+        query_loader: Any = None,  # noqa: ANN401
+        gallery_loader: Any = None,  # noqa: ANN401
+        dist_metric: str = "euclidean",
+        normalize_feature: bool = False,
+        visrank: bool = False,
+        visrank_topk: int = 10,
+        save_dir: str = "",
+        use_metric_cuhk03: bool = False,
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        rerank: bool = False,
+    ) -> tuple[float, float]:
+        started = time.perf_counter()
+        query = self._extract(query_loader, "query")
+        gallery = self._extract(gallery_loader, "gallery")
+        seconds = time.perf_counter() - started
+        self._seconds[f"{dataset_name}/features"] = seconds
+        logger.info(
+            "%d images through the network, %.0f images/s",
+            len(query[1]) + len(gallery[1]),
+            (len(query[1]) + len(gallery[1])) / seconds,
+        )
+        if distributed.rank() > 0:  # the first process evaluates
+            return 0.0, 0.0
+        if normalize_feature:
+            query[0], gallery[0] = normalize(query[0], dim=1), normalize(gallery[0], dim=1)
+        views: dict[str, Reranker] = {PLAIN: NoReranking(metric=METRIC_NAMES[dist_metric])}
+        if rerank and self.reranker is not None:
+            views[self.reranker_name] = self.reranker
+        elif rerank:  # what the flag means in torchreid
+            views["k_reciprocal"] = KReciprocal(metric=METRIC_NAMES[dist_metric])
+        self._collected[dataset_name] = collected = {}
+        for view, method in views.items():
+            started = time.perf_counter()
+            method.fit(gallery[0], gallery[2])
+            collected[view] = _measure(
+                method, query, gallery, max(50, *ranks), use_metric_cuhk03
+            )
+            self._seconds[f"{dataset_name}/{view}"] = time.perf_counter() - started
+            _log_metrics(dataset_name, view, collected[view], ranks)
+        images = [
+            [items[index] for index in part[3]]
+            for items, part in zip(
+                self.datamanager.fetch_test_loaders(dataset_name),  # type: ignore[attr-defined]
+                (query, gallery),
+            )
+        ]
+        self._draw(dataset_name, images, views, query[0], visrank, visrank_topk, save_dir)
+        plain = collected[PLAIN]
+        return plain.rank(1), plain.mAP
+
+    def _extract(self, loader: Any, title: str) -> list[Any]:  # noqa: ANN401
+        """Give features (N, D), identities, cameras and places (N,) of a loader."""
+        engine: Any = self
+        rows: list[list[Any]] = []  # each process takes its share of the images
+        waiting: list[Any] | None = None
+        for batch in Bar(loader, title, shown=self.progress_bars):
+            if self.stop is not None and self.stop.received:
+                self._interrupted(self.stop.received)
+            images, pids, camids = engine.parse_data_for_eval(batch)
+            if engine.use_gpu:
+                images = images.cuda(non_blocking=True)
+            row = [self._features(images), np.asarray(pids), np.asarray(camids),
+                   np.asarray(batch["index"])]  # fmt: skip
+            if waiting is not None:  # fetched only when the next batch is under way
+                rows.append([waiting[0].cpu(), *waiting[1:]])
+            waiting = row
+        if waiting is not None:
+            rows.append([waiting[0].cpu(), *waiting[1:]])
+        own = [[row[part] for row in rows] for part in range(4)]
+        return _in_order(distributed.all_objects(own))
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Compute test features in float32, of the images or as the mean with their mirrors."""
+        engine: Any = self
+        with self._autocast():
+            features = engine.extract_features(images).float()
+            if self.options.test_flip:
+                features = (features + engine.extract_features(images.flip(-1)).float()) / 2
+        return features
+
+    def _tell_skipped(self) -> None:
+        """Say which images were passed over so far."""
+        engine: Any = self
+        loaders = [part for parts in engine.test_loader.values() for part in parts.values()]
+        skipped: dict[str, int] = {}
+        for loader in (engine.train_loader, *loaders):
+            skipped |= loader.skipped
+        for line in list(skipped)[:20]:
+            logger.warning("Passed over: %s.", line)
+        if skipped:
+            logger.warning("%d broken images were passed over.", len(skipped))
+
+    def _draw(
+        self,
+        dataset_name: str,
+        images: Sequence[Sequence[Any]],
+        views: Mapping[str, Reranker],
+        query: Tensor,
+        visrank: bool,
+        topk: int,
+        save_dir: str,
+    ) -> None:
+        engine: Any = self
+        if visrank:
+            _compat.load().utils.visualize_ranked_results(
+                views[list(views)[-1]].distance_matrix(query).numpy(),
+                images,
+                engine.datamanager.data_type,
+                width=engine.datamanager.width,
+                height=engine.datamanager.height,
+                save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
+                topk=topk,
+            )
+        if self.picture_queries and engine.datamanager.data_type == "image":
+            path = Path(save_dir) / f"ranked_lists_{dataset_name}.png"
+            draw_ranked_lists(path, views, query, *images, num_queries=self.picture_queries)
+            logger.info("Ranked lists drawn to %s", path)
+
+    def _save_metrics(self, result: TestResult, save_dir: str, ranks: Sequence[int]) -> None:
+        engine: Any = self
+        metrics = {
+            "metrics": result.as_dict(ranks),
+            "epochs": engine.epoch + 1 if self._training else 0,
+            "seconds": dict(result.seconds) | {"total": time.perf_counter() - self._started},
+            **provenance(),
+            **self.record,
+        }
+        path = Path(save_dir) / "metrics.json"
+        write_json(metrics, path)
+        logger.info("Metrics saved to %s", path)
+
+
+def _in_order(shares: Sequence[Sequence[Sequence[Any]]]) -> list[Any]:
+    """Put what the processes have extracted into the order of the dataset."""
+    features = torch.cat([block for share in shares for block in share[0]])
+    others = [
+        np.concatenate([block for share in shares for block in share[part]]) for part in (1, 2, 3)
+    ]
+    order = np.argsort(others[2], kind="stable")
+    return [features[torch.from_numpy(order)], *(values[order] for values in others)]
+
+
+def _measure(
+    method: Reranker,
+    query: Sequence[Any],
+    gallery: Sequence[Any],
+    max_rank: int,
+    use_metric_cuhk03: bool,
+) -> RankingMetrics:
+    """Evaluate a chunk of queries at a time, so that no Q x G matrix is held."""
+    features, pids, camids = query[:3]
+    return QueryResults.mean(
+        [
+            evaluate_queries(
+                block.numpy(),
+                pids[rows],
+                gallery[1],
+                camids[rows],
+                gallery[2],
+                max_rank,
+                use_metric_cuhk03,
+            )
+            for rows, block in method.iter_distances(features)
+        ]
+    )
+
+
+def _log_metrics(
+    dataset_name: str, view: str, metrics: RankingMetrics, ranks: Sequence[int]
+) -> None:
+    title = "without post-processing" if view == PLAIN else f"with {view}"
+    lines = [f"** Results on {dataset_name}, {title} **", f"mAP: {metrics.mAP:.1%}", "CMC curve"]
+    lines += [f"Rank-{k:<3}: {metrics.rank(k):.1%}" for k in ranks]
+    if metrics.num_valid < metrics.num_queries:
+        lines.append(
+            f"({metrics.num_queries - metrics.num_valid} of {metrics.num_queries} queries left "
+            "out: no gallery image of that identity from another camera)"
+        )
+    logger.info("%s", "\n".join(lines))
