@@ -284,7 +284,7 @@ def test_slower_process_of_another_spec_moves_aside(
     monkeypatch.setattr(synthetic, "_write_dataset", overtaken)
     folder = generate(tmp_path, SPEC, progress=False)
     assert folder.parent == generate(tmp_path, OTHER)
-    assert synthetic._read_spec(folder) == SPEC
+    assert synthetic.STORE.read_spec(folder) == SPEC
 
 
 def test_simultaneous_writers_agree(tmp_path: Path, dataset: Path) -> None:

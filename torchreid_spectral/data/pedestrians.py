@@ -24,7 +24,14 @@ from torchreid_spectral.data.appearance import (
 )
 from torchreid_spectral.data.figure import Pen, draw_figure
 
-__all__ = ["Camera", "Identity", "draw_pedestrian", "sample_camera", "sample_identity"]
+__all__ = [
+    "Camera",
+    "Identity",
+    "draw_frame",
+    "draw_pedestrian",
+    "sample_camera",
+    "sample_identity",
+]
 
 _OVERSAMPLING = 2
 
@@ -171,17 +178,66 @@ def draw_pedestrian(
 
     Raises:
         ValueError: If the picture is smaller than 16 pixels in either direction.
-    """
+    """  # noqa: DOC502
+    image = _draw_person(identity, camera, rng, rng, (height, width), 0.0)
+    if rng.random() < camera.occlusion:
+        _occlude(image, camera, rng)
+    return _expose(image, camera, rng, (height, width))
+
+
+def draw_frame(
+    identity: Identity,
+    camera: Camera,
+    *,
+    scene: np.random.Generator,
+    pose: np.random.Generator,
+    occluder: np.random.Generator | None = None,
+    shift: float = 0.0,
+    height: int = 128,
+    width: int = 64,
+) -> Image:
+    """Draw one frame of a tracklet: what stays and what changes have generators of their own.
+
+    Args:
+        identity: Who is seen.
+        camera: Where and how they are seen.
+        scene: Source of background, viewpoint and crop; in the same state for all frames.
+        pose: Source of the frame's phase of walking, folds, exposure and noise.
+        occluder: Source of what hides a part of the picture; nothing does if not given.
+        shift: How far the person is beside the crop's middle, in widths.
+        height: Height of the picture in pixels, at least 16.
+        width: Width of the picture in pixels, at least 16.
+
+    Returns:
+        The RGB picture, shape ``(height, width, 3)``.
+
+    Raises:
+        ValueError: If the picture is smaller than 16 pixels in either direction.
+    """  # noqa: DOC502
+    image = _draw_person(identity, camera, scene, pose, (height, width), shift)
+    if occluder is not None:
+        _occlude(image, camera, occluder)
+    return _expose(image, camera, pose, (height, width))
+
+
+def _draw_person(
+    identity: Identity,
+    camera: Camera,
+    scene: np.random.Generator,
+    pose: np.random.Generator,
+    size: tuple[int, int],
+    shift: float,
+) -> npt.NDArray[np.float32]:
+    """Draw the person before the background, larger than ``size`` and not yet exposed."""
+    height, width = size
     if min(height, width) < 16:
         raise ValueError(
             f"a pedestrian needs at least 16 x 16 pixels, got height={height}, width={width}; "
             "use 128 x 64 or larger"
         )
-    size = (height * _OVERSAMPLING, width * _OVERSAMPLING)
-    image = _draw_background(camera, rng, size)
-    pen = _place(camera, identity, rng, size, 0.0)
-    draw_figure(pen, identity, rng)
-    _blend(image, pen, camera, rng)
-    if rng.random() < camera.occlusion:
-        _occlude(image, camera, rng)
-    return _expose(image, camera, rng, (height, width))
+    drawn = (height * _OVERSAMPLING, width * _OVERSAMPLING)
+    image = _draw_background(camera, scene, drawn)
+    pen = _place(camera, identity, scene, drawn, shift)
+    draw_figure(pen, identity, pose)
+    _blend(image, pen, camera, pose)
+    return image
