@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 PREFIX = "spectral_"
-_ENGINES = ("ImageMetricEngine", "ImageSpectralEngine")
+_ENGINES = ("ImageMetricEngine", "ImageSpectralEngine", "VideoSpectralEngine")
 _registered = False
 _active_model_options: dict[str, Any] = {}
 
@@ -57,13 +57,14 @@ def register(overwrite: bool = False) -> None:
 
     root = _compat.prepare()
     from torchreid_spectral import engine, losses
-    from torchreid_spectral.data.datasets import SyntheticPedestrians
+    from torchreid_spectral.data.datasets import IMAGE_DATASETS, VIDEO_DATASETS
     from torchreid_spectral.data.samplers import patch_samplers
     from torchreid_spectral.engine.schedulers import patch_schedulers
     from torchreid_spectral.evaluation import evaluate_rank
 
-    images = _compat.dataset_tables()["image"]
-    _put(images, {SyntheticPedestrians.name: SyntheticPedestrians}, "dataset", overwrite)
+    tables = _compat.dataset_tables()
+    _put(tables["image"], IMAGE_DATASETS, "dataset", overwrite)
+    _put(tables["video"], VIDEO_DATASETS, "dataset", overwrite)
     factory = _compat.model_factory()
     _put(factory, {name: _builder(name) for name in list_models()}, "model", overwrite)
     for target, source, names in (

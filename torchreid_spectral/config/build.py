@@ -26,11 +26,14 @@ from torchreid_spectral.config.losses import (
 )
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
+from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
 from torchreid_spectral.engine import image, stock
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.schedulers import warmup_defaults
+from torchreid_spectral.engine.video import VideoSpectralEngine
 from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.layers.frame_pooling import POOLINGS, FramePooling
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ __all__ = [
     "training_options",
 ]
 
+SAMPLE_METHODS = ("evenly", "random", "all")
 # What torchreid's build_transforms knows; it passes over any other word.
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
 
@@ -69,6 +73,8 @@ def check_config(cfg: CfgNode) -> None:
         ("re-ranker", cfg.rerank.method, RERANKERS),
         ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),
         ("data.type", cfg.data.type, ("image", "video")),
+        ("video.pooling_method", cfg.video.pooling_method, POOLINGS),
+        ("video.sample_method", cfg.video.sample_method, SAMPLE_METHODS),
         ("train.optim", cfg.train.optim, _compat.submodule("optim.optimizer").AVAI_OPTIMS),
         ("train.lr_scheduler", cfg.train.lr_scheduler, schedulers),
         ("sampler.train_sampler", cfg.sampler.train_sampler, samplers),
@@ -89,8 +95,17 @@ def check_config(cfg: CfgNode) -> None:
             "train.fixbase_epoch trains the classifier alone, but loss.triplet.weight_x is 0 and "
             "leaves it out of the loss. Set train.fixbase_epoch 0 or a weight_x above 0."
         )
+    if cfg.data.type == "video" and cfg.video.sample_method == "all":
+        if max(cfg.train.batch_size, cfg.test.batch_size) > 1:
+            raise InputError(
+                "video.sample_method all gives tracklets of different lengths, which make no "
+                f"batch: got train.batch_size {cfg.train.batch_size} and test.batch_size "
+                f"{cfg.test.batch_size}. Use evenly with a video.seq_len, or batches of 1."
+            )
     try:  # what is checked by the objects themselves
         SyntheticSpec(**cfg.synthetic)
+        SyntheticVideoSpec(**cfg.synthetic_video)
+        FramePooling(cfg.video.pooling_method, cfg.video.frame_temperature)
         build_rerank(cfg)
         training_options(cfg)
         check_losses(cfg)
@@ -130,7 +145,8 @@ def active_defaults(cfg: CfgNode) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(registry.model_defaults(**_model_options(cfg)))
-        stack.enter_context(synthetic_defaults(SyntheticSpec(**cfg.synthetic)))
+        specs = SyntheticSpec(**cfg.synthetic), SyntheticVideoSpec(**cfg.synthetic_video)
+        stack.enter_context(synthetic_defaults(*specs))
         stack.enter_context(
             warmup_defaults(
                 warmup_epochs=cfg.train.warmup_epochs, warmup_factor=cfg.train.warmup_factor
@@ -292,15 +308,16 @@ def build_engine(
         "options": training_options(cfg),
         **reporting,
     }
+    video = cfg.data.type == "video"
     if cfg.loss.name not in ("softmax", "triplet"):
         spectral = cfg.model.name.startswith(registry.PREFIX)
         own: Any = image.ImageSpectralEngine if spectral else image.ImageMetricEngine
+        own = VideoSpectralEngine if video else own
         losses = {"criterion": build_criterion(cfg), "distillation": build_distillation(cfg)}
         return own(datamanager, model, **parts, **losses)
     parts["label_smooth"] = cfg.loss.softmax.label_smooth
-    video = cfg.data.type == "video"
     if video:
-        parts["pooling_method"] = cfg.video.pooling_method
+        parts |= _pooling(cfg)
     if cfg.loss.name == "softmax":
         kind: Any = (
             stock.VideoSoftmaxReportingEngine if video else stock.ImageSoftmaxReportingEngine
@@ -351,6 +368,7 @@ def _model_options(cfg: CfgNode) -> dict[str, Any]:
     options["top_k"] = options["top_k"] or None
     options["last_stride"] = options["last_stride"] or None
     options["attention"] = tuple(_with_frames(block, cfg) for block in cfg.model.attention)
+    options |= _pooling(cfg)
     return options
 
 
@@ -364,3 +382,10 @@ def _with_frames(block: Any, cfg: CfgNode) -> Any:  # noqa: ANN401
             f"{cfg.data.type}, or give the block frames: LENGTH."
         )
     return {**block, "frames": cfg.video.seq_len}
+
+
+def _pooling(cfg: CfgNode) -> dict[str, Any]:
+    return {
+        "pooling_method": cfg.video.pooling_method,
+        "frame_temperature": cfg.video.frame_temperature,
+    }

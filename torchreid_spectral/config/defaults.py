@@ -186,12 +186,25 @@ _SPECTRAL: dict[str, Any] = {
         "k2": 6,
         "lambda_value": 0.3,
     },
-    # The embedded dataset synthetic_pedestrians.
+    # Of video.pooling_method attention, beside torchreid's avg and max.
+    "video": {"frame_temperature": 0.1},
+    # The embedded datasets synthetic_pedestrians and synthetic_pedestrians_video.
     "synthetic": {
         "num_train_ids": 100,
         "num_test_ids": 100,
         "num_cameras": 4,
         "images_per_id": 16,
+        "height": 128,
+        "width": 64,
+        "seed": 0,
+    },
+    "synthetic_video": {
+        "num_train_ids": 60,
+        "num_test_ids": 60,
+        "num_cameras": 4,
+        "tracklets_per_id": 8,
+        "min_frames": 3,
+        "max_frames": 8,
         "height": 128,
         "width": 64,
         "seed": 0,

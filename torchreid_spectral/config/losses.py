@@ -56,6 +56,11 @@ def check_losses(cfg: CfgNode) -> None:
             "distill.teacher (a model's name) and distill.weights (its checkpoint) go together, "
             f"got {teacher!r} and {cfg.distill.weights!r}."
         )
+    if teacher and cfg.data.type == "video" and not teacher.startswith(registry.PREFIX):
+        raise InputError(
+            f"On data.type video the teacher must take tracklets, got distill.teacher {teacher}. "
+            f"Use {registry.PREFIX}{teacher}, which loads the same weights."
+        )
     if teacher and cfg.loss.name in STOCK:
         raise InputError(
             f"distill.teacher does not teach under torchreid's own loss.name {cfg.loss.name}. "
@@ -139,10 +144,10 @@ def _check_model(cfg: CfgNode, id_loss: str, metrics: list[str]) -> None:
     name = cfg.model.name
     spectral = name.startswith(registry.PREFIX)
     twin = f"{registry.PREFIX}{name.removeprefix(registry.PREFIX)}"
-    if cfg.data.type == "video":
+    if cfg.data.type == "video" and not spectral:
         raise InputError(
-            f"loss.name {cfg.loss.name} trains image models, got data.type video. Use loss.name "
-            "softmax or triplet."
+            f"On data.type video loss.name {cfg.loss.name} trains spectral models, got model.name "
+            f"{name}. Use {twin}; with spectral.supervision plain it has no walk."
         )
     if not spectral and (cfg.loss.name == "spectral" or id_loss or "normalized_cut" in metrics):
         raise InputError(

@@ -21,7 +21,8 @@ _TREES = {
     "cuhk03_new_protocol_config_labeled.mat, cuhk03_new_protocol_config_detected.mat}",
     "msmt17": "msmt17/MSMT17_V1/{train, test, list_train.txt, list_val.txt, list_query.txt, "
     "list_gallery.txt}  (or MSMT17_V2/{mask_train_v2, mask_test_v2, list_*.txt})",
-    "mars": "mars/{bbox_train, bbox_test, info}",
+    "mars": "mars/{bbox_train, bbox_test}/0001/0001C1T0001F001.jpg, mars/info/{train_name.txt, "
+    "test_name.txt, tracks_train_info.mat, tracks_test_info.mat, query_IDX.mat}",
 }
 _SOURCES = {
     "market1501": "Its authors give it for research only; torchreid's download address has not "
@@ -32,6 +33,8 @@ _SOURCES = {
     "from Z. Zhong et al., CVPR 2017.",
     "msmt17": "Ask its authors (L. Wei et al., CVPR 2018); they give it under a release "
     "agreement.",
+    "mars": "See the project page of MARS (L. Zheng et al., ECCV 2016); the folder info is "
+    "info/ of the authors' MARS-evaluation repository.",
 }
 # torchreid would try these, make an empty folder and fail.
 _DEAD_LINKS = frozenset({"market1501", "dukemtmcreid"})
@@ -56,7 +59,7 @@ def check_available(root: str | Path, names: Iterable[str], kind: str = "image")
             raise UnknownNameError(f"{kind} dataset", name, table)
     for name in names:
         folder = getattr(table[name], "dataset_dir", None)
-        generated = name == "synthetic_pedestrians"
+        generated = getattr(table[name], "generated", False)
         if generated or not folder or (Path(root).expanduser() / folder).exists():
             continue
         url = getattr(table[name], "dataset_url", None)

@@ -1,4 +1,4 @@
-"""The embedded dataset as torchreid knows it."""
+"""The embedded datasets as torchreid knows them."""
 
 from __future__ import annotations
 
@@ -9,31 +9,41 @@ from typing import Any
 
 from torchreid_spectral import _compat
 from torchreid_spectral.data.synthetic import SyntheticSpec, generate, list_images
+from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec, generate_video
 
-__all__ = ["SyntheticPedestrians", "synthetic_defaults"]
+__all__ = [
+    "IMAGE_DATASETS",
+    "VIDEO_DATASETS",
+    "SyntheticPedestrians",
+    "SyntheticPedestriansVideo",
+    "synthetic_defaults",
+]
 
-_active_spec = SyntheticSpec()
+_active_specs = SyntheticSpec(), SyntheticVideoSpec()
 
 
 @contextmanager
-def synthetic_defaults(spec: SyntheticSpec) -> Iterator[None]:
-    """Set the sizes that ``synthetic_pedestrians`` is generated with inside the block.
+def synthetic_defaults(
+    spec: SyntheticSpec, video: SyntheticVideoSpec | None = None
+) -> Iterator[None]:
+    """Set the sizes that the embedded datasets are generated with inside the block.
 
     torchreid's data managers hand a dataset fixed arguments only; the config's sizes come this
     way.
 
     Args:
-        spec: Sizes and seed.
+        spec: Sizes and seed of ``synthetic_pedestrians``.
+        video: Sizes and seed of ``synthetic_pedestrians_video``; its defaults if not given.
 
     Yields:
         Nothing.
     """
-    global _active_spec
-    before, _active_spec = _active_spec, spec
+    global _active_specs
+    before, _active_specs = _active_specs, (spec, video or SyntheticVideoSpec())
     try:
         yield
     finally:
-        _active_spec = before
+        _active_specs = before
 
 
 class SyntheticPedestrians(_compat.load().data.ImageDataset):  # type: ignore[misc]
@@ -49,9 +59,10 @@ class SyntheticPedestrians(_compat.load().data.ImageDataset):  # type: ignore[mi
     name = "synthetic_pedestrians"
     dataset_dir = name
     dataset_url = None
+    generated = True
 
     def __init__(self, root: str = "", **kwargs: Any) -> None:  # noqa: ANN401
-        folder = generate(Path(root).expanduser().resolve(), _active_spec)
+        folder = generate(Path(root).expanduser().resolve(), _active_specs[0])
         train = list_images(folder / "bounding_box_train")
         labels = {pid: label for label, pid in enumerate(sorted({pid for _, pid, _ in train}))}
         super().__init__(
@@ -60,3 +71,27 @@ class SyntheticPedestrians(_compat.load().data.ImageDataset):  # type: ignore[mi
             list_images(folder / "bounding_box_test"),
             **kwargs,
         )
+
+
+class SyntheticPedestriansVideo(_compat.dataset_tables()["video"]["mars"]):  # type: ignore[misc]
+    """Short tracklets of the same drawn pedestrians, in MARS's layout and read as MARS is.
+
+    Written once under ``<root>/synthetic_pedestrians_video``.
+
+    Args:
+        root: Folder of datasets, torchreid's ``data.root``.
+        **kwargs: What torchreid hands to every video dataset.
+    """
+
+    name = "synthetic_pedestrians_video"
+    dataset_dir = name
+    generated = True
+
+    def __init__(self, root: str = "", **kwargs: Any) -> None:  # noqa: ANN401
+        place = Path(root).expanduser().resolve()
+        self.dataset_dir = str(generate_video(place, _active_specs[1]).relative_to(place))
+        super().__init__(root=str(place), **kwargs)
+
+
+IMAGE_DATASETS = {SyntheticPedestrians.name: SyntheticPedestrians}
+VIDEO_DATASETS = {SyntheticPedestriansVideo.name: SyntheticPedestriansVideo}

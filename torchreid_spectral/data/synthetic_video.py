@@ -177,7 +177,7 @@ def draw_tracklet(
 def _hidden_frames(camera: Camera, rng: np.random.Generator, length: int) -> range:
     """Choose the run of frames in which something passes before the person, at most half."""
     passes, share, start = rng.random() < 2 * camera.occlusion, rng.random(), rng.random()
-    run = int(np.ceil(0.5 * share * length)) if passes else 0
+    run = int(share * (length // 2 + 1)) if passes else 0
     first = int(start * (length - run + 1))
     return range(first, first + run)
 

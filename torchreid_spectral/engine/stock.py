@@ -8,6 +8,7 @@ from torch import Tensor
 
 from torchreid_spectral import _compat
 from torchreid_spectral.engine.base import ReportingMixin
+from torchreid_spectral.layers import FramePooling
 
 __all__ = [
     "ImageSoftmaxReportingEngine",
@@ -73,6 +74,40 @@ class _TripletLosses(ReportingMixin):
         return loss, parts
 
 
+class _TrackletPooling:
+    """Goes before a video engine of torchreid: frames may be pooled by attention in the test.
+
+    Args:
+        *args: Of the engine.
+        pooling_method: ``avg``, ``max`` or ``attention``.
+        frame_temperature: Of ``attention``.
+        **kwargs: Of the engine.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401
+        pooling_method: str = "avg",
+        frame_temperature: float = 0.1,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.pooling = FramePooling(pooling_method, frame_temperature)
+
+    def extract_features(self, input: Tensor) -> Tensor:  # noqa: A002 (torchreid's name)
+        """Give the test features of tracklets.
+
+        Args:
+            input: ``(B, F, 3, H, W)``.
+
+        Returns:
+            ``(B, D)``.
+        """
+        engine: Any = self
+        frames: Tensor = engine.model(input.flatten(0, 1))
+        return self.pooling(frames.unflatten(0, input.shape[:2]))
+
+
 class ImageSoftmaxReportingEngine(_SoftmaxLosses, _engines.ImageSoftmaxEngine):
     """torchreid's ``ImageSoftmaxEngine``; same losses, results returned and saved."""
 
@@ -81,9 +116,9 @@ class ImageTripletReportingEngine(_TripletLosses, _engines.ImageTripletEngine):
     """torchreid's ``ImageTripletEngine``; same losses, results returned and saved."""
 
 
-class VideoSoftmaxReportingEngine(_SoftmaxLosses, _engines.VideoSoftmaxEngine):
+class VideoSoftmaxReportingEngine(_TrackletPooling, _SoftmaxLosses, _engines.VideoSoftmaxEngine):
     """torchreid's ``VideoSoftmaxEngine``; same losses, results returned and saved."""
 
 
-class VideoTripletReportingEngine(_TripletLosses, _engines.VideoTripletEngine):
+class VideoTripletReportingEngine(_TrackletPooling, _TripletLosses, _engines.VideoTripletEngine):
     """torchreid's ``VideoTripletEngine``; same losses, results returned and saved."""

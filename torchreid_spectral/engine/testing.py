@@ -207,7 +207,7 @@ class TestMixin(LoopMixin):
                 save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
                 topk=topk,
             )
-        if self.picture_queries and engine.datamanager.data_type == "image":
+        if self.picture_queries:
             path = Path(save_dir) / f"ranked_lists_{dataset_name}.png"
             draw_ranked_lists(path, views, query, *images, num_queries=self.picture_queries)
             logger.info("Ranked lists drawn to %s", path)

@@ -53,12 +53,15 @@ class SpectralOptions:
         normalization: ``rows`` or ``symmetric``.
         detach_transition: No gradient through the graph.
         memory: Features of earlier batches in the graph.
-        supervision: See :class:`~torchreid_spectral.models.SpectralHead`, as all below.
+        supervision: See :class:`~torchreid_spectral.models.SpectralHead`, as all up to ``scale``.
         bottleneck_dim: Width of the bottleneck, 0 for none.
         activation: Of the bottleneck.
         scale: Of the cosines.
         attention: Blocks after stages of the backbone, see
             :func:`~torchreid_spectral.models.stages.insert_attention`.
+        pooling_method: Of the frames of tracklets, see
+            :class:`~torchreid_spectral.layers.FramePooling`; in a config ``video.pooling_method``.
+        frame_temperature: Of pooling by ``attention``; in a config ``video.frame_temperature``.
 
     Raises:
         ValueError: If ``test_feature`` is not known.
@@ -84,6 +87,8 @@ class SpectralOptions:
     activation: str = "prelu"
     scale: float = 15.0
     attention: Sequence[Any] = ()
+    pooling_method: str = "avg"
+    frame_temperature: float = 0.1
 
     def __post_init__(self) -> None:
         if self.test_feature not in TEST_FEATURES:

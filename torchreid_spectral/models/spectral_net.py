@@ -28,10 +28,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torchreid_spectral.layers import FramePooling
 from torchreid_spectral.losses import ClassScores
 from torchreid_spectral.models.heads import SpectralHead
 from torchreid_spectral.models.options import SpectralOptions
 from torchreid_spectral.models.stages import insert_attention
+from torchreid_spectral.models.tracklets import pool_frames, pooled_inputs
 
 __all__ = ["SpectralNet", "make_spectral", "set_last_stride"]
 
@@ -45,21 +47,26 @@ class SpectralNet(nn.Module):
     ``(B, I)``: scaled cosines that a cross-entropy takes as logits; where only one is left
     (``supervision="plain"``, one feature) it comes without a tuple, as from a baseline. For
     ``"spectral"`` they are :class:`~torchreid_spectral.losses.ClassScores`, always in a tuple.
+
+    Tracklets ``(B, F, 3, H, W)`` give the same with a node a tracklet: their frames' features are
+    pooled by ``frame_pooling`` before heads and walk.
     """
 
     contract: str
     test_feature: str
+    frame_pooling: FramePooling
 
     @property
     def heads(self) -> list[SpectralHead]:
         """The spectral heads, one a walked feature."""
         return [module for module in self.modules() if isinstance(module, SpectralHead)]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (torchreid's contract)
+    def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run the backbone and give its result in the order of the contract.
 
         Args:
-            *args: The images ``(B, 3, H, W)``.
+            images: ``(B, 3, H, W)``, or tracklets ``(B, F, 3, H, W)``.
+            *args: What the backbone knows beside them.
             **kwargs: What the backbone knows, such as ``return_featuremaps``.
 
         Returns:
@@ -73,7 +80,7 @@ class SpectralNet(nn.Module):
                 "DataParallel would cut the batch graph into one part a GPU. Start one process "
                 "a GPU: torchrun --nproc_per_node=N tools/main.py ..., or use one GPU."
             )
-        result = super().forward(*args, **kwargs)
+        result = self._run(images, *args, **kwargs)
         if not self.training:
             return self._test_output(result) if self.test_feature == "bottleneck" else result
         return self.in_order(*result)
@@ -92,6 +99,18 @@ class SpectralNet(nn.Module):
         alone = len(ordered) == 1 and self.contract != "spectral"
         logits = ordered[0] if alone else ordered
         return logits if self.contract == "softmax" else (logits, features)
+
+    def _run(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Run the backbone; of tracklets, with the frames pooled in all that it gives."""
+        if images.dim() != 5:
+            return super().forward(images, *args, **kwargs)
+        length = images.shape[1]
+        with pooled_inputs(self.heads, self.frame_pooling, length):
+            result = super().forward(images.flatten(0, 1), *args, **kwargs)
+        if not self.training:
+            return pool_frames(result, self.frame_pooling, length)
+        outputs, features = result
+        return outputs, pool_frames(features, self.frame_pooling, length)
 
     def _test_output(self, feature: Tensor) -> Tensor:
         if feature.dim() != 2:  # feature maps were asked for
@@ -142,6 +161,7 @@ def make_spectral(
     backbone.__class__ = _spectral_class(type(backbone))  # type: ignore[arg-type]
     model: SpectralNet = backbone  # type: ignore[assignment]
     model.contract, model.test_feature = contract, chosen.test_feature
+    model.frame_pooling = FramePooling(chosen.pooling_method, chosen.frame_temperature)
     for each in model.heads:
         each.gives_scores = contract == "spectral"
     if model.test_feature == "bottleneck" and len(model.heads) > 1:

@@ -31,6 +31,8 @@ def draw_ranked_lists(
 ) -> None:
     """Draw the top of the ranking of evenly spaced queries, a row for each view.
 
+    Of a tracklet the middle frame is shown.
+
     Right and wrong answers differ in colour (blue, orange) and in the word under the image. As in
     the protocol, images of the query's own identity and camera are left out.
 
@@ -38,7 +40,7 @@ def draw_ranked_lists(
         path: Where the PNG goes; the folder is made if missing.
         views: Name to fitted re-ranker; the rows of each query.
         features: ``(Q, D)`` features of the queries.
-        query: Tuples ``(path, pid, camid, ...)``, one a query.
+        query: Tuples ``(path, pid, camid, ...)``, one a query; of a tracklet all paths.
         gallery: The same for the gallery.
         num_queries: How many queries.
         top_k: How many answers each.
@@ -68,11 +70,11 @@ def _orders(method: Reranker, features: Tensor, chosen: Any) -> list[list[int]]:
 
 def _answers(
     order: Sequence[int], query: Sequence[Any], gallery: Sequence[Any], top_k: int
-) -> list[tuple[str, bool]]:
+) -> list[tuple[Any, bool]]:
     """Give path and rightness of the nearest valid gallery images."""
     _, pid, camid = query[:3]
     found = (gallery[index][:3] for index in order)
-    valid = [(p, i == pid) for p, i, c in found if not (i == pid and c == camid)]
+    valid = [(p, bool(i == pid)) for p, i, c in found if not (i == pid and c == camid)]
     return valid[:top_k]
 
 
@@ -81,7 +83,7 @@ def _draw_row(
     top: int,
     name: str,
     query: Sequence[Any],
-    answers: Sequence[tuple[str, bool]],
+    answers: Sequence[tuple[Any, bool]],
 ) -> None:
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=13)
@@ -94,14 +96,24 @@ def _draw_row(
         _paste(canvas, left, top, path, colour, f"{rank} {sign}")
 
 
+def _picture_of(path: str | Sequence[str]) -> str:
+    """Give the path of an image, or that of a tracklet's middle frame."""
+    return path if isinstance(path, str) else path[len(path) // 2]
+
+
 def _paste(
-    canvas: Image.Image, left: int, top: int, path: str, colour: tuple[int, int, int], label: str
+    canvas: Image.Image,
+    left: int,
+    top: int,
+    path: str | Sequence[str],
+    colour: tuple[int, int, int],
+    label: str,
 ) -> None:
     pen = ImageDraw.Draw(canvas)
     right, bottom = left + SIZE[0], top + SIZE[1]
     pen.rectangle((left, top, right - 1, bottom - 1), fill=colour)
     inner = (SIZE[0] - 2 * BORDER, SIZE[1] - 2 * BORDER)
-    with Image.open(path) as image:
+    with Image.open(_picture_of(path)) as image:
         canvas.paste(image.convert("RGB").resize(inner), (left + BORDER, top + BORDER))
     font = ImageFont.load_default(size=13)
     pen.text((left + BORDER, bottom + 1), label, fill=colour, font=font)
