@@ -59,6 +59,7 @@ def register(overwrite: bool = False) -> None:
     from torchreid_spectral import engine, losses
     from torchreid_spectral.data.datasets import IMAGE_DATASETS, VIDEO_DATASETS
     from torchreid_spectral.data.samplers import patch_samplers
+    from torchreid_spectral.data.transforms import patch_transforms
     from torchreid_spectral.engine.schedulers import patch_schedulers
     from torchreid_spectral.evaluation import evaluate_rank
 
@@ -73,6 +74,7 @@ def register(overwrite: bool = False) -> None:
     ):
         _put(vars(target), {name: getattr(source, name) for name in names}, "name", overwrite)
     patch_samplers()
+    patch_transforms()
     patch_schedulers()
     _compat.replace_everywhere(root.metrics.evaluate_rank, evaluate_rank)
     _show_messages()

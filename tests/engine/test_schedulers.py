@@ -1,9 +1,15 @@
 """Tests of torchreid_spectral.engine.schedulers."""
 
+import math
+
 import pytest
 import torch
 
-from torchreid_spectral.engine.schedulers import warmup_defaults, warmup_multi_step
+from torchreid_spectral.engine.schedulers import (
+    warmup_cosine,
+    warmup_defaults,
+    warmup_multi_step,
+)
 from torchreid_spectral.errors import InputError
 
 
@@ -50,3 +56,30 @@ def test_state_loads_without_pickled_objects(optimizer, tmp_path):
 def test_rejects(optimizer):
     with pytest.raises(InputError, match="warmup_factor in"):
         warmup_multi_step(optimizer, milestones=[1], warmup_factor=0.0)
+
+
+def test_cosine(optimizer):
+    seen = rates(
+        warmup_cosine(optimizer, max_epoch=60, warmup_epochs=10, warmup_factor=0.1), optimizer, 60
+    )
+    assert seen[0] == pytest.approx(0.01)
+    assert seen[5] == pytest.approx(0.055)
+    assert seen[10] == pytest.approx(0.1)
+    assert seen[35] == pytest.approx(0.05)  # half way down
+    for epoch in (11, 25, 59):
+        wanted = 0.05 * (1 + math.cos(math.pi * (epoch - 10) / 50))
+        assert seen[epoch] == pytest.approx(wanted)
+
+
+def test_cosine_is_known_to_torchreid(torchreid, optimizer):
+    with warmup_defaults(warmup_epochs=2, warmup_factor=0.5):
+        scheduler = torchreid.optim.build_lr_scheduler(
+            optimizer, lr_scheduler="warmup_cosine", max_epoch=4
+        )
+    expected = [0.05, 0.075, 0.1, 0.05, 0.0, 0.0]
+    assert rates(scheduler, optimizer, 6) == [pytest.approx(rate) for rate in expected]
+
+
+def test_cosine_rejects(optimizer):
+    with pytest.raises(InputError, match="below train.max_epoch.*got 10, 10"):
+        warmup_cosine(optimizer, max_epoch=10, warmup_epochs=10)

@@ -27,6 +27,7 @@ from torchreid_spectral.config.losses import (
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
+from torchreid_spectral.data.transforms import PAD_CROP, crop_defaults
 from torchreid_spectral.engine import image, stock
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.engine.options import TrainingOptions
@@ -52,7 +53,14 @@ __all__ = [
 
 SAMPLE_METHODS = ("evenly", "random", "all")
 # What torchreid's build_transforms knows; it passes over any other word.
-TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
+TRANSFORMS = (
+    "random_flip",
+    "random_crop",
+    PAD_CROP,
+    "random_patch",
+    "color_jitter",
+    "random_erase",
+)
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -147,6 +155,7 @@ def active_defaults(cfg: CfgNode) -> Iterator[None]:
         stack.enter_context(registry.model_defaults(**_model_options(cfg)))
         specs = SyntheticSpec(**cfg.synthetic), SyntheticVideoSpec(**cfg.synthetic_video)
         stack.enter_context(synthetic_defaults(*specs))
+        stack.enter_context(crop_defaults(cfg.data.crop_padding))
         stack.enter_context(
             warmup_defaults(
                 warmup_epochs=cfg.train.warmup_epochs, warmup_factor=cfg.train.warmup_factor

@@ -92,6 +92,8 @@ _TORCHREID: dict[str, Any] = {
 _ANNEALED = {"margin": 4, "base": 1000.0, "gamma": 0.12, "power": 1.0, "minimum": 5.0}
 
 _SPECTRAL: dict[str, Any] = {
+    # Black pixels at each side before random_pad_crop, of data.transforms, crops.
+    "data": {"crop_padding": 10},
     # Blocks after stages of a spectral model's backbone: [{after: layer3, over: pixels, heads: 4}]
     "model": {"attention": []},
     # The walk and the head of spectral_* models; top_k 0 keeps all, last_stride 0 torchreid's,
@@ -110,8 +112,13 @@ _SPECTRAL: dict[str, Any] = {
         "normalization": "rows",
         "detach_transition": False,
         "memory": 0,
+        "pooling": "avg",
+        "stripes": 0,
+        "global_part": True,
         "supervision": "both",
+        "neck": "bottleneck",
         "bottleneck_dim": 512,
+        "head_norm": "bn",
         "activation": "prelu",
         "scale": 15.0,
         "last_stride": 1,

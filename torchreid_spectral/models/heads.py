@@ -22,15 +22,9 @@ from torch import Tensor, nn
 from torchreid_spectral.functional import cosine_similarity, escape_probability
 from torchreid_spectral.layers import SpectralAttention
 from torchreid_spectral.losses import ClassScores
+from torchreid_spectral.models.necks import build_neck
 
-__all__ = ["ACTIVATIONS", "SUPERVISIONS", "SpectralHead"]
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "prelu": nn.PReLU,
-    "relu": nn.ReLU,
-    "none": nn.Identity,
-}
-"""Activations of the bottleneck by name."""
+__all__ = ["SUPERVISIONS", "SpectralHead"]
 
 SUPERVISIONS = {
     "both": ("plain", "walked"),
@@ -55,8 +49,11 @@ class SpectralHead(nn.Module):
         num_classes: I, training identities.
         walk: The layer that gives X' from X; the paper's by default.
         supervision: Which of X and X' are classified, a key of :data:`SUPERVISIONS`.
+        neck: What stands before the classifier, see :mod:`~torchreid_spectral.models.necks`, as
+            the next three.
         bottleneck_dim: E, width of the bottleneck; 0 for none: X itself is classified.
-        activation: Of the bottleneck, a key of :data:`ACTIVATIONS`.
+        head_norm: Normalisation of the neck.
+        activation: Of the bottleneck.
         scale: What the cosines are multiplied with before they are given out.
 
     Raises:
@@ -70,27 +67,31 @@ class SpectralHead(nn.Module):
         *,
         walk: SpectralAttention | None = None,
         supervision: str = "both",
+        neck: str = "bottleneck",
         bottleneck_dim: int = 512,
+        head_norm: str = "bn",
         activation: str = "prelu",
         scale: float = 15.0,
     ) -> None:
         super().__init__()
-        for name, value, known in (
-            ("supervision", supervision, SUPERVISIONS),
-            ("activation", activation, ACTIVATIONS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {list(known)}, got {value!r}.")
-        if bottleneck_dim < 0:
-            raise ValueError(f"bottleneck_dim must be >= 0, got {bottleneck_dim}.")
+        if supervision not in SUPERVISIONS:
+            raise ValueError(
+                f"supervision must be one of {list(SUPERVISIONS)}, got {supervision!r}."
+            )
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}.")
         self.supervision, self.scale = supervision, scale
         self.gives_scores = False  # set by the model whose losses need more than logits
         self.seen: Tensor | None = None  # X of the last training batch, for what is logged
         self.walk = SpectralAttention() if walk is None else walk
-        self.bottleneck = _bottleneck(dim, bottleneck_dim, activation)
-        self.prototypes = nn.Parameter(torch.empty(num_classes, bottleneck_dim or dim))
+        self.bottleneck, width = build_neck(
+            dim,
+            neck=neck,
+            bottleneck_dim=bottleneck_dim,
+            norm=head_norm,
+            activation=activation,
+        )
+        self.prototypes = nn.Parameter(torch.empty(num_classes, width))
         nn.init.normal_(self.prototypes, std=0.01)
 
     def embed(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
@@ -173,11 +174,3 @@ class SpectralHead(nn.Module):
             f"num_classes={self.prototypes.shape[0]}, embedding={self.prototypes.shape[1]}, "
             f"supervision={self.supervision}, scale={self.scale}"
         )
-
-
-def _bottleneck(dim: int, width: int, activation: str) -> nn.Module:
-    if width == 0:
-        return nn.Identity()
-    linear = nn.Linear(dim, width, bias=False)
-    nn.init.kaiming_normal_(linear.weight, mode="fan_out")
-    return nn.Sequential(linear, nn.BatchNorm1d(width), ACTIVATIONS[activation]())

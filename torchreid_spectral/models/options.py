@@ -29,7 +29,7 @@ _WALK = (
     "detach_transition",
     "memory",
 )
-_HEAD = ("supervision", "bottleneck_dim", "activation", "scale")
+_HEAD = ("supervision", "neck", "bottleneck_dim", "head_norm", "activation", "scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,10 @@ class SpectralOptions:
     Args:
         test_feature: A name of :data:`TEST_FEATURES`.
         last_stride: Stride of a ResNet's last stage, 1 in the paper; ``None`` leaves it.
+        pooling: Of the last map, ``avg`` or ``gem``, see
+            :func:`~torchreid_spectral.models.parts.set_pooling`, as the next two.
+        stripes: Horizontal parts with a walk and a classifier each; 0 for none.
+        global_part: Whether the whole map is a part beside the stripes.
         temperature: See :class:`~torchreid_spectral.layers.SpectralAttention`, as all up to
             ``memory``.
         learn_temperature: Learn the temperature.
@@ -54,7 +58,9 @@ class SpectralOptions:
         detach_transition: No gradient through the graph.
         memory: Features of earlier batches in the graph.
         supervision: See :class:`~torchreid_spectral.models.SpectralHead`, as all up to ``scale``.
+        neck: ``bottleneck`` or ``bnneck``.
         bottleneck_dim: Width of the bottleneck, 0 for none.
+        head_norm: ``bn``, ``ln``, ``gn``, ``in`` or ``none``.
         activation: Of the bottleneck.
         scale: Of the cosines.
         attention: Blocks after stages of the backbone, see
@@ -69,6 +75,9 @@ class SpectralOptions:
 
     test_feature: str = "pooled"
     last_stride: int | None = 1
+    pooling: str = "avg"
+    stripes: int = 0
+    global_part: bool = True
     temperature: float = 0.1
     learn_temperature: bool = False
     similarity: str = "cosine"
@@ -83,7 +92,9 @@ class SpectralOptions:
     detach_transition: bool = False
     memory: int = 0
     supervision: str = "both"
+    neck: str = "bottleneck"
     bottleneck_dim: int = 512
+    head_norm: str = "bn"
     activation: str = "prelu"
     scale: float = 15.0
     attention: Sequence[Any] = ()

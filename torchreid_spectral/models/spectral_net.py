@@ -13,6 +13,7 @@ What is walked is every feature that torchreid gives to a classifier, each on it
 Backbone            Feature                                                         Walks
 ==================  ==============================================================  ==========
 all not named here  the pooled feature, after the backbone's own ``fc`` if any      1
+with ``stripes``    each part of the pooled feature                                 S or S+1
 ``pcb_p4, pcb_p6``  each stripe after its dimension reduction                       4, 6
 ``hacnn``           the global and the local feature                                2
 ``mlfn``            the fused feature (final map and factor signature)              1
@@ -32,6 +33,7 @@ from torchreid_spectral.layers import FramePooling
 from torchreid_spectral.losses import ClassScores
 from torchreid_spectral.models.heads import SpectralHead
 from torchreid_spectral.models.options import SpectralOptions
+from torchreid_spectral.models.parts import StripedHead, set_pooling
 from torchreid_spectral.models.stages import insert_attention
 from torchreid_spectral.models.tracklets import pool_frames, pooled_inputs
 
@@ -115,7 +117,9 @@ class SpectralNet(nn.Module):
     def _test_output(self, feature: Tensor) -> Tensor:
         if feature.dim() != 2:  # feature maps were asked for
             return feature
-        return self.heads[0].embed(feature)
+        classifier: Any = self.classifier
+        embedded: Tensor = classifier.embed(feature)
+        return embedded
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let pickle rebuild the class, which it could not find by name."""
@@ -153,8 +157,14 @@ def make_spectral(
             dim, classifier.out_features, walk=chosen.walk(dim), **chosen.head()
         )
 
+    parts = set_pooling(
+        backbone,
+        pooling=chosen.pooling,
+        stripes=chosen.stripes,
+        global_part=chosen.global_part,
+    )
     insert_attention(backbone, chosen.attention)
-    _replace_classifiers(backbone, head)
+    _replace_classifiers(backbone, head, parts)
     if chosen.last_stride is not None:
         set_last_stride(backbone, chosen.last_stride)
     name = type(backbone).__name__
@@ -164,7 +174,7 @@ def make_spectral(
     model.frame_pooling = FramePooling(chosen.pooling_method, chosen.frame_temperature)
     for each in model.heads:
         each.gives_scores = contract == "spectral"
-    if model.test_feature == "bottleneck" and len(model.heads) > 1:
+    if model.test_feature == "bottleneck" and not hasattr(backbone.classifier, "embed"):
         raise ValueError(
             f"test_feature='bottleneck' does not fit {name}: its test feature is not what its "
             f"{len(model.heads)} classifiers see in training. Use 'pooled'."
@@ -192,7 +202,7 @@ def set_last_stride(backbone: nn.Module, stride: int) -> None:
             module.stride = (stride, stride)
 
 
-def _replace_classifiers(backbone: Any, head: Any) -> None:  # noqa: ANN401
+def _replace_classifiers(backbone: Any, head: Any, parts: int) -> None:  # noqa: ANN401
     """Put heads where the backbone has linear classifiers; HACNN's two move under one name."""
     if hasattr(backbone, "classifier_global"):
         heads = {"global": head(backbone.classifier_global)}
@@ -204,7 +214,8 @@ def _replace_classifiers(backbone: Any, head: Any) -> None:  # noqa: ANN401
         return
     classifier = getattr(backbone, "classifier", None)
     if isinstance(classifier, nn.Linear):
-        backbone.classifier = head(classifier)
+        striped = [head(classifier) for _ in range(parts)]
+        backbone.classifier = striped[0] if parts == 1 else StripedHead(striped)
     elif isinstance(classifier, nn.ModuleList):
         backbone.classifier = nn.ModuleList([head(linear) for linear in classifier])
     else:
