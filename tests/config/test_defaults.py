@@ -25,7 +25,18 @@ def test_every_config_is_valid_and_says_where_it_comes_from(torchreid, path):
     build.build_rerank(cfg)
 
 
-@pytest.mark.parametrize("name", ["market1501", "duke", "cuhk03", "msmt17", "demo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "market1501",
+        "duke",
+        "cuhk03",
+        "msmt17",
+        "demo",
+        "strong_market1501",
+        "strong_demo",
+    ],
+)
 def test_baseline_differs_from_spectral_in_the_walk_alone(name):
     def load(kind):
         path = Path(__file__).parents[2] / "configs" / f"{kind}_{name}.yaml"

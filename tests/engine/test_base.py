@@ -251,3 +251,19 @@ def test_escape_is_of_the_graphs_that_are_walked_on(torchreid, datamanager, mode
     ]
     assert len(seen) == len(network.heads)
     assert summary["escape"] == pytest.approx(np.mean(escapes), abs=1e-5)
+
+
+def test_the_backbone_rests_in_the_first_epochs(torchreid, datamanager, tmp_path):
+    """The freeze of torchreid finds the head and the pooling of a spectral model."""
+    model, optimizer, _ = parts(
+        torchreid, datamanager, loss="spectral", pooling="gem", neck="bnneck"
+    )
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    engine = ImageSpectralEngine(
+        datamanager, model, optimizer, use_gpu=False, progress=False
+    )
+    engine.run(
+        str(tmp_path), max_epoch=1, fixbase_epoch=1, open_layers=["classifier", "global_avgpool"]
+    )
+    moved = {key for key, value in model.named_parameters() if not torch.equal(before[key], value)}
+    assert moved == {key for key in before if key.startswith(("classifier", "global_avgpool"))}

@@ -44,7 +44,9 @@ def test_norms_match_reference(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_bottleneck_is_fc_norm_activation(norm):
     x = features(6, 10)
-    neck, width = build_neck(10, neck="bottleneck", bottleneck_dim=32, norm=norm, activation="relu")
+    neck, width = build_neck(
+        10, neck="bottleneck", bottleneck_dim=32, norm=norm, activation="relu"
+    )
     neck.double()
     projected = (x @ neck[0].weight.T).detach().numpy()
     if norm == "gn":  # 32 groups of one entry

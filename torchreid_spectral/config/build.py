@@ -307,6 +307,7 @@ def build_engine(
     Returns:
         An engine with torchreid's interface that returns and saves its metrics.
     """
+    _check_open_layers(cfg, model)
     parts = {
         "optimizer": optimizer,
         "scheduler": scheduler,
@@ -379,6 +380,15 @@ def _model_options(cfg: CfgNode) -> dict[str, Any]:
     options["attention"] = tuple(_with_frames(block, cfg) for block in cfg.model.attention)
     options |= _pooling(cfg)
     return options
+
+
+def _check_open_layers(cfg: CfgNode, model: nn.Module) -> None:
+    """Name the layers that torchreid would stop at with an assertion, when training begins."""
+    network = model.module if isinstance(model, nn.DataParallel) else model
+    known = [name for name, _ in network.named_children()]
+    for name in cfg.train.open_layers if cfg.train.fixbase_epoch else ():
+        if name not in known:
+            raise UnknownNameError(f"layer of {cfg.model.name} in train.open_layers", name, known)
 
 
 def _with_frames(block: Any, cfg: CfgNode) -> Any:  # noqa: ANN401

@@ -92,8 +92,6 @@ _TORCHREID: dict[str, Any] = {
 _ANNEALED = {"margin": 4, "base": 1000.0, "gamma": 0.12, "power": 1.0, "minimum": 5.0}
 
 _SPECTRAL: dict[str, Any] = {
-    # Black pixels at each side before random_pad_crop, of data.transforms, crops.
-    "data": {"crop_padding": 10},
     # Blocks after stages of a spectral model's backbone: [{after: layer3, over: pixels, heads: 4}]
     "model": {"attention": []},
     # The walk and the head of spectral_* models; top_k 0 keeps all, last_stride 0 torchreid's,
@@ -181,7 +179,13 @@ _SPECTRAL: dict[str, Any] = {
         "graph_every": 0,
         "sync_bn": False,
     },
-    "data": {"on_error": "raise", "persistent_workers": False, "timeout": 0.0},
+    # crop_padding: black pixels at each side before random_pad_crop, of data.transforms, crops.
+    "data": {
+        "on_error": "raise",
+        "persistent_workers": False,
+        "timeout": 0.0,
+        "crop_padding": 10,
+    },
     "test": {"flip": False},
     # test.rerank switches it on; options that a method does not have are not handed to it.
     "rerank": {

@@ -9,7 +9,7 @@ Ba et al., 2016 (LN), Y. Wu, K. He, 2018 (GN), D. Ulyanov et al., 2016 (IN).
 Neck                  Layers                                         Width of the result
 ====================  =============================================  =====================
 ``bottleneck``        FC without bias, norm, activation              ``bottleneck_dim``
-``bnneck``            norm alone; BatchNorm without learned bias     D
+``bnneck``            norm alone; BatchNorm without a bias           D
 ====================  =============================================  =====================
 
 The identity loss sees what the neck gives, metric losses and the walk what it takes.
@@ -105,7 +105,8 @@ def build_neck(
     if neck == "bnneck":
         layer = NORMS[norm](dim)
         if isinstance(layer, nn.BatchNorm1d):
-            layer.bias.requires_grad_(False)
+            # None, not frozen: torchreid lets all parameters learn at the start of an epoch.
+            layer.register_parameter("bias", None)
         return nn.Sequential(layer), dim
     if bottleneck_dim == 0:
         return nn.Identity(), dim
