@@ -102,6 +102,12 @@ def test_frames_of_maps_are_frames_of_what_they_hold():
     torch.testing.assert_close(actual, flat.flatten(0, 1).view_as(x))
 
 
+def test_fewer_maps_than_frames_are_one_shorter_tracklet():
+    x = maps(shape=(2, 8, 4, 2))
+    short = build(over="frames", frames=5)(x)
+    torch.testing.assert_close(short, build(over="frames", frames=2)(x))
+
+
 def test_relation_matches_reference():
     layer = build(
         over="pixels", query="linear", key="linear", inner_dim=4, temperature=1.0,

@@ -69,7 +69,8 @@ def to_nodes(x: Tensor, over: str, heads: int, frames: int | None = None) -> Ten
         x: Channels last.
         over: A name of :data:`AXES`.
         heads: A.
-        frames: L, where maps come with their frames on the batch axis.
+        frames: L, where maps come with their frames on the batch axis; fewer maps than that are
+            one shorter tracklet.
 
     Returns:
         ``(G, A, N, F)``.
@@ -115,6 +116,8 @@ def _graphs(x: Tensor, over: str, frames: int | None) -> Tensor:
         return x.flatten(1, -2).mT
     if x.dim() == 3:
         return x
+    if frames is not None and x.shape[0] < frames:
+        frames = x.shape[0]
     if frames is None or x.shape[0] % frames:
         raise ValueError(
             "over='frames' takes maps with the frames of a tracklet one after the other on the "
