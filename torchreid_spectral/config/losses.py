@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from yacs.config import CfgNode
 
-from torchreid_spectral import registry
+from torchreid_spectral import _compat, registry
 from torchreid_spectral.engine.distillation import Distillation, load_teacher
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.losses import CombinedLoss, DarkRankLoss
@@ -56,6 +56,9 @@ def check_losses(cfg: CfgNode) -> None:
             "distill.teacher (a model's name) and distill.weights (its checkpoint) go together, "
             f"got {teacher!r} and {cfg.distill.weights!r}."
         )
+    models = {*_compat.model_factory(), *registry.list_models()}
+    if teacher and teacher not in models:
+        raise UnmodelsNameError("distill.teacher", teacher, models)
     if teacher and cfg.data.type == "video" and not teacher.startswith(registry.PREFIX):
         raise InputError(
             f"On data.type video the teacher must take tracklets, got distill.teacher {teacher}. "
