@@ -107,7 +107,7 @@ def test_keys_of_earlier_configs_go_on_working(torchreid, tmp_path):
         (["model.name", "resnet50", "loss.name", "arcface"], "Use model.name spectral_resnet50"),
         (["model.name", "resnet50", "loss.name", "normalized_cut"], "needs the cosine classifier"),
         (["loss.name", "quadruplet", "loss.metric_on", "walked"], "needs a walk: resnet50"),
-        ([*SPECTRAL, "loss.metric", "nca", "loss.metric_weights", "[1, 2]"], "one weight for each"),
+        ([*SPECTRAL, "loss.metric", "nca", "loss.metric_weights", "[1, 2]"], "one weight for"),
         ([*SPECTRAL, "loss.metric", "['nca', 'nca']"], "each named once"),
         ([*SPECTRAL, "loss.metric", "nca", "loss.metric_on", "X"], "metric_on must be one of"),
         ([*SPECTRAL, "loss.metric", "nca", "loss.metric_on", "walked",
