@@ -58,7 +58,7 @@ def check_losses(cfg: CfgNode) -> None:
         )
     models = {*_compat.model_factory(), *registry.list_models()}
     if teacher and teacher not in models:
-        raise UnmodelsNameError("distill.teacher", teacher, models)
+        raise UnknownNameError("distill.teacher", teacher, models)
     if teacher and cfg.data.type == "video" and not teacher.startswith(registry.PREFIX):
         raise InputError(
             f"On data.type video the teacher must take tracklets, got distill.teacher {teacher}. "
