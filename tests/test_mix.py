@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import torchreid_spectral as ts
+from tests.no_data import NoData
 from torchreid_spectral.config import build, get_default_config, merge_options
 from torchreid_spectral.losses.registry import ID_LOSSES, METRIC_LOSSES
 
@@ -88,17 +89,12 @@ def configured(row, number):
     return cfg
 
 
-class DataManager:
-    train_loader, test_loader = (), ()
-    num_train_pids = 4
-
-
 def built(cfg, seed):
     torch.manual_seed(seed)
     with build.active_defaults(cfg):
         model = ts.build_model(cfg.model.name, 4, loss=cfg.loss.name, pretrained=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
-    return model, build.build_engine(cfg, DataManager(), model, optimizer, None)
+    return model, build.build_engine(cfg, NoData(), model, optimizer, None)
 
 
 def still(model):

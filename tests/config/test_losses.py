@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import torchreid_spectral as ts
+from tests.no_data import NoData
 from torchreid_spectral.config import build, get_default_config, merge_file, merge_options
 from torchreid_spectral.config.losses import build_criterion, build_distillation, chosen_losses
 from torchreid_spectral.errors import InputError
@@ -54,7 +55,7 @@ def test_one_loss_alone(torchreid, name, expected):
     build.check_config(cfg)
     assert chosen_losses(cfg) == expected
     model = ts.build_model(cfg.model.name, 4, loss=name, pretrained=False)
-    engine = build.build_engine(cfg, DataManager(), model, optimizer(model), None)
+    engine = build.build_engine(cfg, NoData(), model, optimizer(model), None)
     outputs = model(torch.rand(8, 3, 64, 32))
     loss, parts = engine.compute_losses(outputs, torch.arange(4).repeat_interleave(2))
     loss.backward()
@@ -65,18 +66,13 @@ def test_a_metric_loss_alone_trains_a_stock_model(torchreid):
     cfg = config("model.name", "osnet_x0_25", "loss.name", "quadruplet")
     build.check_config(cfg)
     model = ts.build_model("osnet_x0_25", 4, loss="quadruplet", pretrained=False)
-    engine = build.build_engine(cfg, DataManager(), model, optimizer(model), None)
+    engine = build.build_engine(cfg, NoData(), model, optimizer(model), None)
     loss, parts = engine.compute_losses(
         model(torch.rand(8, 3, 64, 32)), torch.arange(4).repeat_interleave(2)
     )
     loss.backward()
     assert set(parts) == {"loss_quadruplet", "loss"}
     assert model.conv1.conv.weight.grad.abs().sum() > 0
-
-
-class DataManager:
-    train_loader, test_loader = (), ()
-    num_train_pids = 4
 
 
 def optimizer(model):
@@ -114,7 +110,9 @@ def test_keys_of_earlier_configs_go_on_working(torchreid, tmp_path):
           "spectral.supervision", "plain"], "does not fit spectral.supervision plain"),
         ([*SPECTRAL, "loss.id", ""], "no loss to train with"),
         ([*SPECTRAL, "loss.quadruplet.margin", "-1.0", "loss.metric", "quadruplet"], "got -1.0"),
-        ([*SPECTRAL, "data.type", "video"], "trains image models"),
+        (["loss.name", "nca", "data.type", "video"], "trains spectral models"),
+        ([*SPECTRAL, "distill.teacher", "osnet_x1_0", "distill.weights", "f",
+          "train.chunk_size", "8"], "train.chunk_size"),
         ([*SPECTRAL, "distill.teacher", "osnet_x1_0"], "distill.weights .* go together"),
         (["distill.teacher", "osnet_x1_0", "distill.weights", "f"], "torchreid's own loss.name"),
         ([*SPECTRAL, "distill.teacher", "osnet_x10", "distill.weights", "f"],

@@ -69,6 +69,11 @@ def check_losses(cfg: CfgNode) -> None:
             f"distill.teacher does not teach under torchreid's own loss.name {cfg.loss.name}. "
             "Use loss.name spectral, or any other loss."
         )
+    if teacher and cfg.train.chunk_size:
+        raise InputError(
+            "distill.teacher needs the images of the whole batch, which train.chunk_size "
+            f"{cfg.train.chunk_size} cuts. Set it to 0."
+        )
     id_loss, metrics = chosen_losses(cfg)
     for kind, name, known in (
         ("identity loss", id_loss or "am_softmax", ID_LOSSES),
