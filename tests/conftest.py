@@ -57,6 +57,7 @@ def tiny_options(data_root):
         "train.batch_size": 16,
         "train.max_epoch": 1,
         "train.print_freq": 1,
+        "report.html": False,
         **{f"synthetic.{name}": value for name, value in TINY.items()},
     }
     return [str(part) for pair in options.items() for part in pair]

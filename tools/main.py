@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> Any:
 
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
-    from torchreid_spectral.config import build
+    from torchreid_spectral.config import build, report
     from torchreid_spectral.data.catalog import check_available
     from torchreid_spectral.engine import distributed
 
@@ -98,7 +98,9 @@ def run(args: argparse.Namespace) -> Any:
             if rank:  # models begin alike, augmentation and dropout differ
                 torchreid.utils.set_random_seed(cfg.train.seed + rank)
             resume_own(cfg, engine)
+            write_report = report.start_report(cfg, engine)
             result = engine.run(**build.run_kwargs(cfg))
+            write_report()
             if result is not None:
                 print(table(result))
     return result

@@ -220,8 +220,9 @@ _SPECTRAL: dict[str, Any] = {
         "width": 64,
         "seed": 0,
     },
-    # Queries drawn with their ranked lists after the final test; 0 for none.
-    "report": {"ranked_lists": 0},
+    # Queries drawn with their ranked lists in a picture of their own, 0 for none; report.html, and
+    # the baseline's log folder for its embedding picture.
+    "report": {"ranked_lists": 0, "html": True, "baseline": ""},
 }
 
 _MAY_BE_INFINITE = ("spectral.steps",)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchreid_spectral.errors import InputError
 
-__all__ = ["Settings", "fingerprint", "open_model", "read_config"]
+__all__ = ["Settings", "fingerprint", "latest_weights", "open_model", "read_config"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,28 @@ def read_config(path: Path) -> dict[str, Any] | None:
             content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
             found = _find_config(content)
     return found if isinstance(found, dict) else None
+
+
+def latest_weights(folder: Path) -> Path:
+    """Find the last weights of a run.
+
+    Args:
+        folder: Its ``data.save_dir``.
+
+    Returns:
+        ``checkpoints/last.safetensors``, or torchreid's ``model.pth.tar-N`` of the largest N.
+
+    Raises:
+        InputError: If there are none.
+    """
+    last = folder / "checkpoints" / "last.safetensors"
+    if last.is_file():
+        return last
+    found = {int(path.name.rpartition("-")[2]): path for path in folder.glob("*/model.pth.tar-*")
+             if path.name.rpartition("-")[2].isdigit()}  # fmt: skip
+    if not found:
+        raise InputError(f"{folder} holds no weights: neither {last} nor model/model.pth.tar-N.")
+    return found[max(found)]
 
 
 def fingerprint(model: nn.Module) -> str:

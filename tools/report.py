@@ -1,0 +1,91 @@
+"""Write report.html of a finished run: test its last weights and draw the figures anew.
+
+Example:
+    python tools/report.py log/spectral_demo --baseline log/baseline_demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torchreid_spectral.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit status: 0, 1 where no report could be written, 2 where the user can mend something.
+    """
+    args = parse(argv)
+    try:
+        path = run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(path or "No report could be written: see the messages above.")
+    return 0 if path else 1
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="log folder of a run")
+    parser.add_argument("--weights", help="other weights than the last ones of the folder")
+    parser.add_argument("--baseline", default="", help="log folder of a baseline to draw beside")
+    parser.add_argument("--root", default="", help="folder that holds the datasets")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options, KEY VALUE ...")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> Path | None:
+    """Test and write."""
+    import torchreid_spectral as ts
+    from torchreid_spectral.config import build, merge_options, report
+    from torchreid_spectral.config.defaults import merged_config
+    from torchreid_spectral.inference.weights import latest_weights
+
+    try:
+        saved = json.loads((args.folder / "metrics.json").read_text(encoding="utf-8"))
+        cfg = merged_config(saved["config"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{args.folder} is no log folder of a run ({error!r}).") from error
+    ts.register()
+    cfg.test.evaluate, cfg.report.html, cfg.report.baseline = True, True, args.baseline
+    cfg.model.pretrained, cfg.model.resume, cfg.use_gpu = False, "", False
+    cfg.model.load_weights = str(args.weights or latest_weights(args.folder))
+    cfg.data.root = args.root or cfg.data.root
+    cfg.data.save_dir = str(args.folder)
+    merge_options(cfg, args.opts)
+    build.check_config(cfg)
+    tool: Any = load_main()
+    with build.active_defaults(cfg), tempfile.TemporaryDirectory() as elsewhere:
+        engine = tool.assemble(cfg)
+        finish = report.start_report(cfg, engine)
+        # the run's own metrics.json stays as it is
+        engine.run(**{**build.run_kwargs(cfg), "save_dir": elsewhere})
+        return finish()
+
+
+def load_main() -> Any:
+    """Load tools/main.py, which assembles runs."""
+    spec = importlib.util.spec_from_file_location("main", Path(__file__).with_name("main.py"))
+    if spec is None or spec.loader is None:
+        raise InputError("tools/main.py is missing beside tools/report.py.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,144 @@
+"""From a config and an engine to the report of the run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from torchreid_spectral._files import write_whole
+from torchreid_spectral.engine.results import provenance
+from torchreid_spectral.inference import SpectralReID
+from torchreid_spectral.inference.weights import latest_weights
+from torchreid_spectral.report.history import read_history, seconds_a_step
+from torchreid_spectral.report.run import Batch, RunReport, Tested, batch_features, write_report
+
+__all__ = ["start_report"]
+
+logger = logging.getLogger(__name__)
+
+
+def start_report(cfg: CfgNode, engine: Any) -> Callable[[], Path | None]:  # noqa: ANN401
+    """Look at the model before the training, for a report after it; never fails.
+
+    Args:
+        cfg: The effective config.
+        engine: Before its ``run``.
+
+    Returns:
+        What to call after ``run``: it writes ``report.html`` and gives its path, or ``None`` where
+        there is nothing to report, or something failed (which is logged).
+    """
+    if not cfg.report.html or cfg.data.type == "video":
+        return lambda: None
+    folder = Path(cfg.data.save_dir)
+    fresh = not (cfg.test.evaluate or cfg.train.start_epoch)
+    if fresh:
+        _safely("the batch before training", lambda: _keep_batch(cfg, engine, folder))
+
+    def finish() -> Path | None:
+        if not engine.tested:
+            return None
+        return _safely("report.html", lambda: write_report(_gather(cfg, engine, folder), folder))
+
+    return finish
+
+
+def _safely(what: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401
+    try:
+        return make()
+    except Exception as error:  # a report must never cost a training
+        logger.warning("%s failed: %s: %s", what, type(error).__name__, error)
+        return None
+
+
+def _keep_batch(cfg: CfgNode, engine: Any, folder: Path) -> None:  # noqa: ANN401
+    features, labels = _batch(cfg, engine)
+    path = folder / "report" / "batch_before.npz"
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, features=features.numpy(), labels=labels)
+
+    write_whole(path, write)
+
+
+def _batch(cfg: CfgNode, engine: Any) -> tuple[Tensor, Any]:  # noqa: ANN401
+    rows = engine.datamanager.train_loader.dataset.train
+    size, pixels = _input(cfg)
+    return batch_features(_network(engine), rows, size, pixels)
+
+
+def _input(cfg: CfgNode) -> tuple[tuple[int, int], tuple[Any, Any]]:
+    return (cfg.data.height, cfg.data.width), (cfg.data.norm_mean, cfg.data.norm_std)
+
+
+def _network(engine: Any) -> torch.nn.Module:  # noqa: ANN401
+    model = engine._models[engine.get_model_names()[0]]
+    network: torch.nn.Module = getattr(model, "module", model)
+    return network
+
+
+def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN401
+    history = read_history(folder)
+    size, pixels = _input(cfg)
+    made = provenance()
+    seconds = seconds_a_step(history)
+    facts = {
+        "model": cfg.model.name,
+        "loss": cfg.loss.name,
+        "post-processing": cfg.rerank.method if cfg.test.rerank else "none",
+        "input": f"{size[0]} x {size[1]}",
+        "seed": cfg.train.seed,
+        "epochs": cfg.train.max_epoch,
+        "seconds a step": "not measured" if seconds is None else f"{seconds:.3f}",
+        "commit": made["commit"] or "not known",
+        **{name: value for name, value in made["versions"].items() if value},
+    }
+    baseline = None
+    if cfg.report.baseline:
+        baseline = ("baseline", _extractor(cfg.report.baseline))
+    walked = cfg.model.name.startswith("spectral_") and cfg.spectral.supervision == "both"
+    return RunReport(
+        title=f"{cfg.model.name} · {folder.name}",
+        tested={name: _tested(engine, name, *found) for name, found in engine.tested.items()},
+        history=history,
+        facts=facts,
+        model=_network(engine),
+        input_size=size,
+        pixels=pixels,
+        batch=_safely("the batch", lambda: _batches(cfg, engine, folder)),
+        baseline=baseline,
+        method="+ random walk and deep supervision" if walked else "this model",
+    )
+
+
+def _batches(cfg: CfgNode, engine: Any, folder: Path) -> Batch | None:  # noqa: ANN401
+    path = folder / "report" / "batch_before.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as saved:
+        before, labels = torch.from_numpy(saved["features"]), saved["labels"]
+    after, _ = _batch(cfg, engine)
+    return Batch(labels, {"before training": before, "after training": after})
+
+
+def _tested(engine: Any, name: str, query: Any, gallery: Any, views: Any, metrics: Any) -> Tested:  # noqa: ANN401
+    rows = engine.datamanager.fetch_test_loaders(name)
+    # where images were skipped, a fourth part says which ones are left
+    kept = [[part[index] for index in found[3]] if len(found) > 3 else list(part)
+            for part, found in zip(rows, (query, gallery))]  # fmt: skip
+    return Tested(query[0], kept[0], kept[1], views, metrics)
+
+
+def _extractor(folder: str) -> Callable[[list[str]], Tensor]:
+    def extract(paths: list[str]) -> Tensor:
+        return torch.from_numpy(SpectralReID(latest_weights(Path(folder))).features(paths))
+
+    return extract

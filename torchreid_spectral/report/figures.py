@@ -1,0 +1,228 @@
+"""Figures of the report; colours (Okabe, Ito) come with shapes, hatches or words beside them."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from torchreid_spectral.report.history import Curve
+
+__all__ = ["COLOURS", "MARKERS", "affinity", "bars", "cmc", "curves", "histogram", "save"]
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A7A00"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+HATCHES = ["", "//", "..", "xx"]
+LINES = ["-", "--", ":", "-."]
+
+
+def save(figure: Figure, folder: Path, name: str, alt: str) -> str:
+    """Save a figure as SVG and PNG and give it as HTML.
+
+    Args:
+        figure: What was drawn.
+        folder: Where ``name.svg`` and ``name.png`` go.
+        name: File name without ending.
+        alt: What is seen, for those who do not see it.
+
+    Returns:
+        HTML with the SVG inside.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.StringIO()
+    # ids that differ from figure to figure, and no date: the same data give the same file
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+    (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
+    svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
+    return f"<figure>{svg}</figure>"
+
+
+def curves(history: Mapping[str, Curve]) -> Figure:
+    """Draw what the training wrote: losses, accuracies, escape probability, rate.
+
+    Args:
+        history: Tag to curve.
+
+    Returns:
+        The figure, a panel a group of scalars.
+    """
+    groups: dict[str, list[str]] = {}
+    for tag in sorted(history):
+        kind, _, name = tag.partition("/")
+        if name in ("time", "data") or (kind != "Train" and len(history[tag].steps) < 2):
+            continue
+        group = next((word for word in ("loss", "acc") if name.startswith(word)), name)
+        groups.setdefault(group if kind == "Train" else f"{kind} {group}", []).append(tag)
+    columns = min(2, len(groups))
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(4.6 * columns, 2.6 * rows), layout="constrained")
+    for index, (group, tags) in enumerate(groups.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for number, tag in enumerate(tags):
+            curve = history[tag]
+            marker = "o" if len(curve.steps) == 1 else None
+            axes.plot(curve.steps, curve.values, lw=1.4, marker=marker, color=COLOURS[number % 8],
+                      ls=LINES[number % 4], label=tag.partition("/")[2])  # fmt: skip
+        axes.set_title(group, fontsize=10)
+        axes.set_xlabel("step", fontsize=9)
+        axes.grid(alpha=0.3)
+        if len(tags) > 1:
+            axes.legend(fontsize=8)
+    return figure
+
+
+def bars(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw mAP and CMC values before and after post-processing.
+
+    Args:
+        metrics: View to figure to share.
+
+    Returns:
+        The figure.
+    """
+    names = [name for name in next(iter(metrics.values())) if "queries" not in name]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes, width = figure.add_subplot(), 0.8 / len(metrics)
+    for index, (view, values) in enumerate(metrics.items()):
+        places = np.arange(len(names)) + (index - (len(metrics) - 1) / 2) * width
+        drawn = axes.bar(places, [100 * values[name] for name in names], width * 0.94,
+                         color=COLOURS[index], hatch=HATCHES[index % 4], edgecolor="white",
+                         label=view_name(view))  # fmt: skip
+        axes.bar_label(drawn, fmt="%.1f", fontsize=8)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("%")
+    axes.set_ylim(0, 125)
+    axes.legend(loc="upper left", ncols=len(metrics), fontsize=9)
+    return figure
+
+
+def cmc(lines: Mapping[str, NDArray[np.float32]]) -> Figure:
+    """Draw cumulative match curves.
+
+    Args:
+        lines: View to CMC.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for index, (view, values) in enumerate(lines.items()):
+        values = values[:20]
+        axes.plot(np.arange(1, len(values) + 1), 100 * values, color=COLOURS[index],
+                  ls=LINES[index % 4], marker=MARKERS[index], ms=4,
+                  label=view_name(view))  # fmt: skip
+    axes.set_xticks([1, 5, 10, 15, 20])
+    axes.set_xlabel("rank")
+    axes.set_ylabel("CMC in %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    return figure
+
+
+def affinity(panels: Mapping[str, NDArray[Any]], labels: Sequence[int]) -> Figure:
+    """Draw similarities of one batch, sorted by identity.
+
+    Args:
+        panels: Title to ``(B, B)`` cosines.
+        labels: ``(B,)`` identity of each, sorted.
+
+    Returns:
+        The figure; lines separate the identities.
+    """
+    figure = Figure(figsize=(4.2 * len(panels), 3.9), layout="constrained")
+    edges = np.flatnonzero(np.diff(np.asarray(labels))) + 0.5
+    for index, (title, matrix) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        image = axes.imshow(matrix, vmin=-0.2, vmax=1, cmap="cividis", interpolation="nearest")
+        for edge in edges:
+            axes.axhline(edge, color="white", lw=0.6)
+            axes.axvline(edge, color="white", lw=0.6)
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="cosine")
+    return figure
+
+
+def histogram(
+    same: NDArray[Any], different: NDArray[Any], threshold: float | None, name: str
+) -> Figure:
+    """Draw how far pairs of the same and of different identities are apart.
+
+    Args:
+        same: Distances of pairs of one identity.
+        different: Distances of pairs of two.
+        threshold: Drawn as a line, if known.
+        name: Of the distance.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    edges = np.linspace(0, max(float(same.max()), float(different.max())) or 1.0, 60).tolist()
+    for values, colour, hatch, label in (
+        (same, COLOURS[0], "//", f"same identity ({len(same):,} pairs)"),
+        (different, COLOURS[1], "", f"different ({len(different):,} pairs)"),
+    ):
+        axes.hist(values, edges, density=True, alpha=0.55, color=colour, hatch=hatch, label=label)
+    if threshold is not None:
+        axes.axvline(threshold, color="black", ls="--", label=f"threshold {threshold:.3f}")
+    axes.set_xlabel(f"{name} distance")
+    axes.set_ylabel("density")
+    axes.legend(fontsize=9)
+    return figure
+
+
+def scatter(
+    panels: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], shown: Callable[[int], str] = str
+) -> Figure:
+    """Draw embeddings of the same identities side by side, coloured and shaped alike.
+
+    Args:
+        panels: Title to points ``(N, 2)`` and identities ``(N,)``.
+        shown: Identity to its word in the legend.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(4.1 * len(panels), 4.4), layout="constrained")
+    people = sorted({int(pid) for _, pids in panels.values() for pid in pids})
+    for index, (title, (points, pids)) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        for number, pid in enumerate(people):
+            mine = points[pids == pid]
+            axes.scatter(mine[:, 0], mine[:, 1], s=26, color=COLOURS[number % 8],
+                         marker=MARKERS[(number + number // 8) % 8], label=shown(pid),
+                         edgecolor="white", linewidth=0.4)  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=8, fontsize=8,
+                  title="identity")  # fmt: skip
+    return figure
+
+
+def view_name(view: str) -> str:
+    """Give the words for a view.
+
+    Args:
+        view: ``none`` or a re-ranker's name.
+
+    Returns:
+        Its words.
+    """
+    return "plain distance" if view == "none" else view.replace("_", " ")
