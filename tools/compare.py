@@ -26,7 +26,8 @@ from torchreid_spectral.errors import InputError
 MAIN = Path(__file__).with_name("main.py")
 # What does not change a result, or is set by the run itself.
 FREE_KEYS = {"use_gpu", "data.root", "data.workers", "data.save_dir", "model.resume",
-             "train.start_epoch", "train.print_freq"}  # fmt: skip
+             "train.start_epoch", "train.print_freq", "report.html", "report.baseline",
+             "report.ranked_lists"}  # fmt: skip
 
 
 class Variant(NamedTuple):
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     configs = {job: effective(*job, shared) for job in jobs}  # wrong options stop before training
     todo = [job for job in jobs if not finished(folder_of(args.out, *job), configs[job])]
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished already.", flush=True)
-    failed = [job for job in todo if not launch_one(args.out, job, shared)]
+    failed = [job for job in todo if not launch_one(args.out, job, shared, variants[0])]
     done = {v.name: [folder_of(args.out, v, s) for s in seeds if (v, s) not in failed]
             for v in variants}  # fmt: skip
     conclude(args.out, {name: folders for name, folders in done.items() if folders})
@@ -142,13 +143,18 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
     return bool(config["test.evaluate"] or epochs >= config["train.max_epoch"])
 
 
-def launch_one(out: Path, job: tuple[Variant, int], shared: Sequence[str]) -> bool:
-    """Run one training and say how it went."""
+def launch_one(
+    out: Path, job: tuple[Variant, int], shared: Sequence[str], first: Variant
+) -> bool:
+    """Run one training, or go on with it, and say how it went."""
     variant, seed = job
     folder = folder_of(out, variant, seed)
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{variant.name} seed {seed} ...", end=" ", flush=True)
-    options = [*variant.options, *shared, "train.seed", str(seed), "data.save_dir", str(folder)]
+    options = [*variant.options, *shared, "train.seed", str(seed), "data.save_dir", str(folder),
+               "model.resume", "auto"]  # fmt: skip
+    if variant is not first:  # drawn beside it in the run's report
+        options += ["report.baseline", str(folder_of(out, first, seed))]
     started = time.perf_counter()
     status = launch(["--config-file", variant.file, *options], folder / "output.txt")
     minutes = (time.perf_counter() - started) / 60
@@ -173,6 +179,7 @@ def conclude(out: Path, done: Mapping[str, Sequence[Path]]) -> None:
     """Write ``comparison.json`` and the table."""
     from torchreid_spectral.engine.results import provenance, write_json
     from torchreid_spectral.report.comparison import comparison_table, load_run, summarise
+    from torchreid_spectral.report.comparison_page import write_comparison
 
     if not done:
         return
@@ -180,7 +187,8 @@ def conclude(out: Path, done: Mapping[str, Sequence[Path]]) -> None:
     text = comparison_table(summary)
     write_json(summary | provenance(), out / "comparison.json")
     (out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
-    print(f"\n{text}\n\nSaved to {out / 'comparison.json'}")
+    page = write_comparison(summary, done, out)
+    print(f"\n{text}\n\nSaved to {out / 'comparison.json'} and {page}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", help="other weights than the last ones of the folder")
     parser.add_argument("--baseline", default="", help="log folder of a baseline to draw beside")
     parser.add_argument("--root", default="", help="folder that holds the datasets")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options, KEY VALUE ...")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", help="config options")
     return parser.parse_args(argv)
 
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> Path | None:
     cfg.model.load_weights = str(args.weights or latest_weights(args.folder))
     cfg.data.root = args.root or cfg.data.root
     cfg.data.save_dir = str(args.folder)
-    merge_options(cfg, args.opts)
+    merge_options(cfg, args.set)
     build.check_config(cfg)
     tool: Any = load_main()
     with build.active_defaults(cfg), tempfile.TemporaryDirectory() as elsewhere:

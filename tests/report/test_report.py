@@ -66,7 +66,8 @@ def test_report_of_features_has_every_panel(torchreid, pictures, tmp_path):
     for key in ("results", "embedding", "lists", "distances", "facts"):
         assert f'<section id="{key}">' in text
     assert "could not be drawn" not in text
-    assert "(a) baseline" not in text  # letters are drawn, so that fonts do not matter
+    for title in ("(a) baseline", "(b) ours", "(c) + local blurring"):
+        assert f"<!-- {title} -->" in text
     assert text.count("<details") == 6 and "✓ right" in text and "✗ wrong" in text
     for name in ("bars", "cmc", "embedding", "distances"):
         assert (tmp_path / "report" / f"{name}.svg").read_text().count("<svg") == 1

@@ -46,6 +46,8 @@ def test_compares_and_resumes(torchreid, tiny_options, tmp_path, in_process, cap
         assert rows[name]["mAP"]["by_seed"][str(seed)] == value
     assert saved["config"]["spectral"]["temperature"] == 0.2
     assert summary["seconds_a_step"]["walked"] > 0
+    page = (tmp_path / "report.html").read_text()
+    assert "walked" in page and page.count("<svg") >= 2 and "could not be drawn" not in page
 
     (tmp_path / "walked" / "seed_6" / "metrics.json").unlink()
     assert compare.main(given) == 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from torchreid_spectral._files import write_whole
+from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.results import provenance
 from torchreid_spectral.inference import SpectralReID
 from torchreid_spectral.inference.weights import latest_weights
@@ -22,6 +23,7 @@ from torchreid_spectral.report.run import Batch, RunReport, Tested, batch_featur
 __all__ = ["start_report"]
 
 logger = logging.getLogger(__name__)
+BEFORE = "report/batch_before.npz"
 
 
 def start_report(cfg: CfgNode, engine: Any) -> Callable[[], Path | None]:  # noqa: ANN401
@@ -37,9 +39,11 @@ def start_report(cfg: CfgNode, engine: Any) -> Callable[[], Path | None]:  # noq
     """
     if not cfg.report.html or cfg.data.type == "video":
         return lambda: None
+    if distributed.rank() > 0:  # one writer
+        return lambda: None
     folder = Path(cfg.data.save_dir)
-    fresh = not (cfg.test.evaluate or cfg.train.start_epoch)
-    if fresh:
+    resumed = bool(cfg.model.resume) and (folder / BEFORE).is_file()
+    if not (cfg.test.evaluate or resumed):
         _safely("the batch before training", lambda: _keep_batch(cfg, engine, folder))
 
     def finish() -> Path | None:
@@ -60,7 +64,7 @@ def _safely(what: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401
 
 def _keep_batch(cfg: CfgNode, engine: Any, folder: Path) -> None:  # noqa: ANN401
     features, labels = _batch(cfg, engine)
-    path = folder / "report" / "batch_before.npz"
+    path = folder / BEFORE
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -107,7 +111,7 @@ def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN4
     walked = cfg.model.name.startswith("spectral_") and cfg.spectral.supervision == "both"
     return RunReport(
         title=f"{cfg.model.name} · {folder.name}",
-        tested={name: _tested(engine, name, *found) for name, found in engine.tested.items()},
+        tested={name: Tested(*found) for name, found in engine.tested.items()},
         history=history,
         facts=facts,
         model=_network(engine),
@@ -120,21 +124,13 @@ def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN4
 
 
 def _batches(cfg: CfgNode, engine: Any, folder: Path) -> Batch | None:  # noqa: ANN401
-    path = folder / "report" / "batch_before.npz"
+    path = folder / BEFORE
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as saved:
         before, labels = torch.from_numpy(saved["features"]), saved["labels"]
     after, _ = _batch(cfg, engine)
     return Batch(labels, {"before training": before, "after training": after})
-
-
-def _tested(engine: Any, name: str, query: Any, gallery: Any, views: Any, metrics: Any) -> Tested:  # noqa: ANN401
-    rows = engine.datamanager.fetch_test_loaders(name)
-    # where images were skipped, a fourth part says which ones are left
-    kept = [[part[index] for index in found[3]] if len(found) > 3 else list(part)
-            for part, found in zip(rows, (query, gallery))]  # fmt: skip
-    return Tested(query[0], kept[0], kept[1], views, metrics)
 
 
 def _extractor(folder: str) -> Callable[[list[str]], Tensor]:

@@ -63,6 +63,7 @@ class ReportingMixin(TestMixin):
         self.options = options or TrainingOptions()
         self._reader = reader
         self._started = time.perf_counter()
+        self.tested: dict[str, Any] = {}  # of the last test, for the report
         engine.train_loader = self._loader(engine.train_loader)
         engine.test_loader = {
             name: {part: self._loader(loader) for part, loader in parts.items()}

@@ -39,6 +39,7 @@ class TestMixin(LoopMixin):
 
     __test__ = False  # not a test of pytest's
 
+    tested: dict[str, Any]
     reranker: Reranker | None = None
     reranker_name = "reranked"
     picture_queries = 0
@@ -140,6 +141,7 @@ class TestMixin(LoopMixin):
                 (query, gallery),
             )
         ]
+        self.tested[dataset_name] = (query[0], *images, views, collected)
         self._draw(dataset_name, images, views, query[0], visrank, visrank_topk, save_dir)
         plain = collected[PLAIN]
         return plain.rank(1), plain.mAP

@@ -51,9 +51,10 @@ def activation_maps(model: nn.Module, images: Tensor) -> Tensor:
         model(images)
     if not found:
         raise InputError(f"{type(model).__name__} has no layer that gives a feature map.")
-    energy = found[0].float().square().sum(1)
+    energy = found[0].double().square().sum(1)
     low, high = energy.amin((1, 2), keepdim=True), energy.amax((1, 2), keepdim=True)
-    return ((energy - low) / (high - low).clamp_min(1e-12)).cpu()
+    spread = (high - low).masked_fill(high == low, 1)
+    return ((energy - low) / spread).float().cpu()
 
 
 @torch.no_grad()

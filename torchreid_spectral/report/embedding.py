@@ -65,8 +65,7 @@ def embed(distances: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
     method = manifold.TSNE(
         metric="precomputed", init="random", random_state=seed, perplexity=perplexity
     )
-    points: NDArray[np.float64] = method.fit_transform(symmetric)
-    return points
+    return np.asarray(method.fit_transform(symmetric), dtype=np.float64)
 
 
 def titles(first: str, others: Sequence[str]) -> list[str]:

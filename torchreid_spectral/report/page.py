@@ -57,6 +57,7 @@ class Section:
         title: Heading.
         text: One or two sentences on what is seen.
         body: HTML.
+        notes: Lines in small print below.
     """
 
     key: str

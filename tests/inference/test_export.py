@@ -1,0 +1,108 @@
+"""Tests of torchreid_spectral.inference.export and tools/export.py."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tools.test_main import load_tool
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.inference import Settings, SpectralReID, open_model
+from torchreid_spectral.inference import export as module
+from torchreid_spectral.inference.export import FeatureNetwork, export, model_card
+from torchreid_spectral.inference.images import to_tensor
+
+onnxruntime = pytest.importorskip("onnxruntime")
+FAST = ["resnet18", "osnet_x0_25", "mobilenetv2_x1_0", "squeezenet1_0"]
+SLOW = ["densenet121", "mlfn", "resnet50mid", "se_resnet50", "osnet_ain_x0_25", "resnet50_ibn_a",
+        "xception", "shufflenet_v2_x0_5", "shufflenet", "pcb_p6", "hacnn"]  # fmt: skip
+
+
+def run_onnx(path, images):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images.numpy()})[0]
+
+
+@pytest.mark.parametrize(
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_onnx_runtime_equals_pytorch(torchreid, tmp_path, name):
+    import torchreid_spectral as ts
+
+    torch.manual_seed(0)
+    size = (160, 64) if name == "hacnn" else (128, 64)
+    model = ts.build_model(f"spectral_{name}", 4, pretrained=False).eval()
+    path = export(model, Settings("x", *size), tmp_path / "m.onnx", form="onnx")
+    for batch in (1, 5):
+        images = torch.randn(batch, 3, *size)
+        with torch.no_grad():
+            expected = model(images).numpy()
+        found = run_onnx(path, images)
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_wrong_programs_are_not_kept(torchreid, tmp_path, monkeypatch):
+    import torchreid_spectral as ts
+
+    model = ts.build_model("spectral_squeezenet1_0", 4, pretrained=False).eval()
+    monkeypatch.setattr(module, "_onnx_difference", lambda *args: 1e-3)
+    monkeypatch.setattr(module, "_export_onnx", lambda *args, **kwargs: None)
+    with pytest.raises(InputError, match="differs from PyTorch by 1.0e-03"):
+        export(model, Settings("x", 64, 32), tmp_path / "m.onnx", form="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tool_bakes_normalisation_in(weights, reid, pictures, tmp_path, capsys):
+    tool = load_tool("export").main
+    picture = pictures[0][0]
+    expected = reid.features(picture)
+    pixels = to_tensor(picture, 64, 32, (0, 0, 0), (1, 1, 1))[None]
+    out = tmp_path / "model.onnx"
+    arguments = [str(weights.parents[1]), "--format", "onnx", "--out", str(out)]
+    assert tool([*arguments, "--normalization"]) == 0
+    np.testing.assert_allclose(run_onnx(out, pixels), expected, rtol=1e-4, atol=1e-4)
+    card = (tmp_path / "model.md").read_text()
+    for word in ("spectral_osnet_x0_25", "64 x 32", "Licence", "Not measured", "normalisation in"):
+        assert word in card
+
+    script = tmp_path / "model.pt"
+    given = [str(weights), "--format", "torchscript", "--out", str(script), "--normalization"]
+    assert tool(given) == 0
+    loaded = torch.jit.load(str(script))
+    for batch in (1, 3):
+        found = loaded(pixels.expand(batch, -1, -1, -1)).detach().numpy()
+        np.testing.assert_allclose(found[-1:], expected, rtol=1e-4, atol=1e-4)
+
+    bare = tmp_path / "elsewhere" / "model.safetensors"
+    given = [str(weights), "--format", "safetensors", "--out", str(bare)]
+    assert tool(given) == 0
+    again = SpectralReID(bare, device="cpu")
+    np.testing.assert_allclose(again.features(picture), expected, atol=1e-6)
+    assert again.fingerprint == reid.fingerprint
+    capsys.readouterr()
+    assert tool([*given, "--normalization"]) == 2
+    assert "normalisation cannot be baked in" in capsys.readouterr().err
+    assert tool([str(tmp_path), "--format", "onnx"]) == 2
+    assert "holds no weights" in capsys.readouterr().err
+
+
+def test_feature_network_is_the_formula(weights):
+    model, settings = open_model(weights)
+    images = torch.rand(2, 3, 64, 32)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in
+                 (settings.mean, settings.std))  # fmt: skip
+    with torch.no_grad():
+        expected = model((images - mean) / std)
+        found = FeatureNetwork(model, settings.mean, settings.std)(images)
+        unit = FeatureNetwork(model, settings.mean, settings.std, unit=True)(images)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(unit, expected / expected.norm(dim=1, keepdim=True))
+
+
+def test_model_card_shows_metrics():
+    metrics = {"demo": {"none": {"mAP": 0.5, "rank-1": 0.75}}}
+    config = {"data": {"sources": ["market1501"]}}
+    card = model_card(Settings("m"), config, metrics, "`f`")
+    assert "| demo | none | 50.0 | 75.0 |" in card and "Trained on: market1501" in card
+    assert json.dumps(config, indent=1) in card

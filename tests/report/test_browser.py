@@ -1,0 +1,44 @@
+"""The report in a real browser, at desktop and phone width."""
+
+import shutil
+
+import pytest
+
+from .test_report import pictures, trained  # noqa: F401 (fixtures)
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning"),
+    pytest.mark.skipif(BROWSER is None, reason="there is no Chromium"),
+]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_clicks_through(trained, width):  # noqa: F811
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        asked, errors = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: errors.append(message.text))
+        page.goto((trained / "report.html").as_uri())
+        for link in page.locator("nav a").all():
+            link.click()
+            section = page.locator(link.get_attribute("href"))
+            assert section.locator("h2").is_visible()
+            top = section.bounding_box()["y"]
+            assert -1 <= top < 800
+        folds = page.locator("details")
+        for index in range(folds.count()):
+            fold, opened = folds.nth(index), folds.nth(index).get_attribute("open")
+            fold.locator("summary").click()
+            assert (fold.get_attribute("open") is None) == (opened is not None)
+        # nothing is wider than the window but what scrolls by itself
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        broken = "Array.from(document.images).filter(i => !i.naturalWidth).length"
+        assert page.evaluate(broken) == 0
+        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        assert errors == []
+        browser.close()

@@ -1,0 +1,238 @@
+"""Trained models for production: ONNX, TorchScript or safetensors, with a model card beside."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreid_spectral._files import write_whole
+from torchreid_spectral.errors import InputError, UnknownNameError, require_extra
+from torchreid_spectral.inference.weights import Settings
+
+__all__ = ["FORMATS", "FeatureNetwork", "export", "model_card"]
+
+OPSET = 18
+TOLERANCE = 1e-4  # of ONNX Runtime against PyTorch, relative to the largest feature
+
+
+class FeatureNetwork(nn.Module):
+    """A model in eval mode as a function of pixels.
+
+    Args:
+        model: Gives ``(B, D)`` in eval mode.
+        mean: Of the pixels; with it and ``std`` the input is RGB in [0, 1], else it must be
+            normalised already.
+        std: Of the pixels.
+        unit: Whether features are scaled to unit length.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        unit: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model, self.unit = model.eval(), unit
+        centre, spread = (mean, std) if mean and std else ((0.0,) * 3, (1.0,) * 3)
+        self.register_buffer("centre", torch.tensor(centre)[None, :, None, None])
+        self.register_buffer("spread", torch.tensor(spread)[None, :, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Extract features.
+
+        Args:
+            images: ``(B, 3, H, W)``, float32.
+
+        Returns:
+            ``(B, D)``.
+        """
+        features: Tensor = self.model((images - self.centre) / self.spread)  # type: ignore[operator]
+        return torch.nn.functional.normalize(features, dim=1) if self.unit else features
+
+
+def export(
+    model: nn.Module,
+    settings: Settings,
+    path: str | Path,
+    *,
+    form: str,
+    normalization: bool = False,
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model.
+
+    Args:
+        model: Of :func:`~torchreid_spectral.inference.open_model`.
+        settings: The same.
+        path: The file to write.
+        form: A key of :data:`FORMATS`.
+        normalization: Bake the pixels' normalisation in: the input is RGB in [0, 1] then.
+        config: Effective config, kept inside safetensors.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: If ``normalization`` is asked of safetensors, which hold no computation.
+        UnknownNameError: If there is no such format.
+    """
+    if form not in FORMATS:
+        raise UnknownNameError("export format", form, FORMATS)
+    path = Path(path)
+    if form == "safetensors":
+        if normalization:
+            raise InputError("safetensors hold weights only: normalisation cannot be baked in.")
+        _write_safetensors(model, path, config)
+        return path
+    pixels = (settings.mean, settings.std) if normalization else (None, None)
+    network = FeatureNetwork(model, *pixels, unit=settings.normalize).eval()
+    # two images: a batch of one would be taken for a constant
+    example = torch.rand(2, 3, settings.height, settings.width)
+    write_whole(path, lambda temporary: FORMATS[form](network, example, temporary))
+    return path
+
+
+def model_card(
+    settings: Settings, config: Mapping[str, Any] | None, metrics: Mapping[str, Any], files: str
+) -> str:
+    """Describe a model: data, config, metrics, licence.
+
+    Args:
+        settings: Of the model.
+        config: Effective config, if known.
+        metrics: The ``metrics`` of its ``metrics.json``; may be empty.
+        files: What was exported, in words.
+
+    Returns:
+        Markdown.
+    """
+    data = (config or {}).get("data", {})
+    sources = ", ".join(data.get("sources", [])) or "not known"
+    lines = [
+        f"# {settings.model_name}",
+        "",
+        "Person re-identification: an image of one person in, a feature out; near features are "
+        "taken for the same person.",
+        "",
+        f"- File: {files}",
+        f"- Input: RGB, {settings.height} x {settings.width} (height x width), bilinear resize",
+        f"- Pixels: mean {list(settings.mean)}, standard deviation {list(settings.std)} of [0, 1]",
+        f"- Distance: {settings.metric.replace('_', ' ')}",
+        f"- Trained on: {sources}",
+        f"- Started from: {(config or {}).get('model', {}).get('load_weights') or 'see config'}",
+        "",
+        "## Metrics",
+        "",
+    ]
+    if metrics:
+        lines += ["| test set | post-processing | mAP | rank-1 |", "|---|---|---|---|"]
+        lines += [
+            f"| {name} | {view} | {100 * values['mAP']:.1f} | {100 * values['rank-1']:.1f} |"
+            for name, views in metrics.items()
+            for view, values in views.items()
+        ]
+    else:
+        lines.append("Not measured.")
+    lines += [
+        "",
+        "## Licence and use",
+        "",
+        "The code is MIT. Weights come under the terms of the data they were trained on, mostly "
+        "research only: read these before you use or pass them on. Recognising people may need "
+        "a legal basis where you are. Accuracy on other cameras and people is lower than above.",
+    ]
+    if config is not None:
+        lines += ["", "## Config", "", "```json", json.dumps(config, indent=1), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
+    """Write with the exporter that traces, or, where it cannot, with the newer one.
+
+    The first takes a tenth of the time; some backbones (ShuffleNet, PCB, HACNN, NASNet) it cannot
+    write with a batch of any size. What is written is run and compared before it is kept.
+
+    Raises:
+        InputError: If neither can.
+    """
+    runtime = require_extra("onnxruntime", "export", "Export to ONNX")
+    require_extra("onnx", "export", "Export to ONNX")
+    for newer in (False, True):
+        if newer:
+            require_extra("onnxscript", "export", "Export of this backbone to ONNX")
+        try:
+            _export_onnx(network, example, path, newer=newer)
+            difference = _onnx_difference(runtime, network, example, path)
+        except Exception as error:  # exporter and runtime raise kinds of their own
+            reason = f"{type(error).__name__}: {str(error)[:200]}"
+            continue
+        if difference <= TOLERANCE:
+            return
+        reason = f"ONNX Runtime differs from PyTorch by {difference:.1e}"
+    raise InputError(f"The model cannot be exported to ONNX: {reason}. Export to torchscript.")
+
+
+def _export_onnx(network: nn.Module, example: Tensor, path: Path, *, newer: bool) -> None:
+    names: dict[str, Any] = {
+        "input_names": ["images"],
+        "output_names": ["features"],
+        "opset_version": OPSET,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters' own parts
+        if newer:
+            shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
+            program = torch.onnx.export(
+                network, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names
+            )
+            program.save(str(path))  # type: ignore[union-attr]
+            return
+        axes = {"images": {0: "batch"}, "features": {0: "batch"}}
+        torch.onnx.export(
+            network, (example,), str(path), dynamo=False, dynamic_axes=axes, **names
+        )
+
+
+@torch.no_grad()
+def _onnx_difference(runtime: Any, network: nn.Module, example: Tensor, path: Path) -> float:  # noqa: ANN401
+    """Give the largest difference, relative to the largest feature, in batches of 1 and 3."""
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for images in (example[:1], torch.cat([example, 1 - example[:1]])):
+        expected = network(images)
+        found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+        scale = max(float(expected.abs().max()), 1e-12)
+        worst = max(worst, float((found - expected).abs().max()) / scale)
+    return worst
+
+
+def _write_torchscript(network: nn.Module, example: Tensor, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+        traced.save(str(path))
+
+
+def _write_safetensors(model: nn.Module, path: Path, config: Mapping[str, Any] | None) -> None:
+    from safetensors.torch import save_file
+
+    weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    metadata = {} if config is None else {"config": json.dumps(config)}
+    write_whole(path, lambda temporary: save_file(weights, temporary, metadata))
+
+
+FORMATS: dict[str, Callable[..., None]] = {
+    "onnx": _write_onnx,
+    "torchscript": _write_torchscript,
+    "safetensors": _write_safetensors,
+}
+"""Writers by format."""
