@@ -158,8 +158,8 @@ def model_card(
 def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
     """Write with the exporter that traces, or, where it cannot, with the newer one.
 
-    The first takes a tenth of the time; some backbones (ShuffleNet, PCB, HACNN, NASNet) it cannot
-    write with a batch of any size. What is written is run and compared before it is kept.
+    The first takes a tenth of the time; some backbones (ShuffleNet, PCB) it cannot write with
+    a batch of any size. What is written is run and compared before it is kept.
 
     Raises:
         InputError: If neither can.

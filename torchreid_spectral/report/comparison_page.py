@@ -52,7 +52,8 @@ def write_comparison(
             path = folder / "report" / "embedding.svg"
             if path.is_file():
                 svg = path.read_text(encoding="utf-8")
-                svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
+                svg = svg[svg.index("<svg") :]
+                svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
                 sections.append(Section(f"embedding-{name}", f"Embedding: {name}", "The same "
                                         "identities by the first config, by this one, and after "
                                         f"its post-processing ({folder.name}).",
