@@ -1,0 +1,94 @@
+"""The portable re-rankers give what the others give, without torch."""
+
+import numpy as np
+import pytest
+
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.portable import graph_walk, load_features, local_blurring
+from torchreid_spectral.rerank import RERANKERS, build_reranker
+
+PAIRS = [
+    ("local_blurring", local_blurring, {"k": 12, "temperature": 0.1}),
+    ("local_blurring", local_blurring, {"k": 100, "temperature": 0.3, "steps": 3}),
+    ("local_blurring", local_blurring, {"k": 1}),
+    ("graph_walk", graph_walk, {}),
+    ("graph_walk", graph_walk, {"k": 4, "num_averaged": 1, "lambda_value": 0.0}),
+    ("graph_walk", graph_walk, {"k": 200, "steps": 2, "temperature": 0.1}),
+]
+
+
+def people(seed):
+    """Noisy features of 15 people: 9 queries and 60 gallery images."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(15, 24))
+    features = centres[np.arange(69) % 15] + 0.8 * rng.normal(size=(69, 24))
+    return features[:9].astype(np.float32), features[9:].astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "portable", "options"), PAIRS)
+@pytest.mark.parametrize("top_k", [5, 100])
+def test_equals_the_reranker(name, portable, options, top_k):
+    if name not in RERANKERS:
+        pytest.skip(f"there is no {name}")
+    query, gallery = people(0)
+    reranker = build_reranker(name, **options).fit(gallery)
+    expected, near = reranker.rank(query, top_k=top_k)
+    found, distances = portable(query, gallery, top_k=top_k, **options)
+    assert found.shape == (9, min(top_k, 60))
+    np.testing.assert_allclose(distances, near, atol=2e-6)
+    # where distances are equal to the last bits the two may order them differently
+    swapped = found != expected
+    whole = reranker.distance_matrix(query)
+    np.testing.assert_allclose(
+        np.take_along_axis(whole, found, 1)[swapped], near[swapped], atol=2e-6
+    )
+    assert swapped.mean() < 0.05
+
+
+def test_zero_rows_and_duplicates():
+    query, gallery = people(1)
+    gallery[3] = 0
+    gallery[5] = gallery[6]
+    for portable in (local_blurring, graph_walk):
+        found, distances = portable(query, gallery)
+        assert np.isfinite(distances).all()
+        assert (np.sort(found, axis=1) == np.arange(60)).all()
+
+
+def test_needs_neither_torch_nor_torchreid(python, tmp_path):
+    from torchreid_spectral.inference import Gallery
+
+    query, gallery = people(2)
+    Gallery(gallery, [f"{i}.jpg" for i in range(60)]).save(tmp_path / "gallery")
+    np.save(tmp_path / "query.npy", query)
+    for name in ("torch", "torchreid", "torchvision"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('blocked by the test')")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import numpy as np\n"
+        "from torchreid_spectral.portable import graph_walk, load_features, local_blurring\n"
+        "features, paths = load_features(sys.argv[1] + '/gallery')\n"
+        "query = np.load(sys.argv[1] + '/query.npy')\n"
+        "assert 'torch' not in sys.modules\n"
+        "for method in (local_blurring, graph_walk):\n"
+        "    print(paths[method(query, features, top_k=1)[0][0, 0]])\n"
+    )
+    shown = python("-c", code, tmp_path).stdout.split()
+    best = [portable(query, gallery)[0][0, 0] for portable in (local_blurring, graph_walk)]
+    assert shown == [f"{index}.jpg" for index in best]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda q, g: local_blurring(q, g, k=0), "k, top_k must be >= 1"),
+        (lambda q, g: graph_walk(q, g, lambda_value=2), r"in \[0, 1\], got 2"),
+        (lambda q, g: graph_walk(q, g, steps=-1), "steps >= 0"),
+        (lambda q, g: local_blurring(q[:, :3], g), "same width, got 3 and 24"),
+        (lambda q, g: local_blurring(q * np.nan, g), "query must be .*finite"),
+        (lambda q, g: load_features("nowhere"), "not a finished gallery"),
+    ],
+)
+def test_rejects(call, message):
+    with pytest.raises(InputError, match=message):
+        call(*people(3))
