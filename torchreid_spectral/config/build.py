@@ -34,6 +34,8 @@ from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.schedulers import warmup_defaults
 from torchreid_spectral.engine.video import VideoSpectralEngine
 from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.evaluation import Whitening
+from torchreid_spectral.functional import WHITENINGS
 from torchreid_spectral.layers.frame_pooling import POOLINGS, FramePooling
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
 
@@ -46,6 +48,7 @@ __all__ = [
     "build_optimizer",
     "build_rerank",
     "build_scheduler",
+    "build_whitening",
     "check_config",
     "run_kwargs",
     "training_options",
@@ -79,6 +82,7 @@ def check_config(cfg: CfgNode) -> None:
         ("model", cfg.model.name, {*_compat.model_factory(), *registry.list_models()}),
         ("loss.name", cfg.loss.name, LOSS_NAMES),
         ("re-ranker", cfg.rerank.method, RERANKERS),
+        ("test.whitening", cfg.test.whitening, ("none", *WHITENINGS)),
         ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),
         ("data.type", cfg.data.type, ("image", "video")),
         ("video.pooling_method", cfg.video.pooling_method, POOLINGS),
@@ -115,6 +119,7 @@ def check_config(cfg: CfgNode) -> None:
         SyntheticVideoSpec(**cfg.synthetic_video)
         FramePooling(cfg.video.pooling_method, cfg.video.frame_temperature)
         build_rerank(cfg)
+        build_whitening(cfg)
         training_options(cfg)
         check_losses(cfg)
     except InputError:
@@ -286,6 +291,24 @@ def build_rerank(cfg: CfgNode) -> Reranker:
     return build_reranker(cfg.rerank.method, **options)
 
 
+def build_whitening(cfg: CfgNode) -> Whitening | None:
+    """Build the configured whitening of the test features.
+
+    Args:
+        cfg: The effective config.
+
+    Returns:
+        The whitening, to be fitted by the engine; None for none.
+    """
+    if cfg.test.whitening == "none":
+        return None
+    return Whitening(
+        cfg.test.whitening,
+        eps=cfg.test.whitening_eps,
+        iterations=cfg.test.whitening_iterations,
+    )
+
+
 def build_engine(
     cfg: CfgNode,
     datamanager: Any,  # noqa: ANN401
@@ -314,6 +337,7 @@ def build_engine(
         "use_gpu": cfg.use_gpu,
         "reranker": build_rerank(cfg) if cfg.test.rerank else None,
         "reranker_name": cfg.rerank.method,
+        "whitening": build_whitening(cfg),
         "picture_queries": cfg.report.ranked_lists,
         "options": training_options(cfg),
         **reporting,

@@ -186,7 +186,14 @@ _SPECTRAL: dict[str, Any] = {
         "timeout": 0.0,
         "crop_padding": 10,
     },
-    "test": {"flip": False},
+    # whitening of the test features, fitted on the training set's: none, pca, zca or iterative;
+    # eps is added to each variance, in shares of their mean.
+    "test": {
+        "flip": False,
+        "whitening": "none",
+        "whitening_eps": 1e-3,
+        "whitening_iterations": 5,
+    },
     # test.rerank switches it on; options that a method does not have are not handed to it.
     "rerank": {
         "method": "k_reciprocal",

@@ -21,6 +21,7 @@ from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.results import TestResult, provenance
 from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.engine.testing import METRIC_NAMES, TestMixin
+from torchreid_spectral.evaluation import Whitening
 from torchreid_spectral.rerank import Reranker
 
 __all__ = ["METRIC_NAMES", "ReportingMixin"]
@@ -35,6 +36,8 @@ class ReportingMixin(TestMixin):
             re-rank and there is none, k-reciprocal as in torchreid.
         reranker_name: Name of its view in the results.
         record: What to save beside the metrics: effective config, seed and the like.
+        whitening: Fitted on the training set's features before each test, and applied to the
+            test's; none if not given.
         picture_queries: How many queries to draw with their ranked lists; 0 for no picture.
         progress: Show progress bars on a terminal.
         options: How to train; torchreid's way by default.
@@ -47,6 +50,7 @@ class ReportingMixin(TestMixin):
         *args: Any,  # noqa: ANN401
         reranker: Reranker | None = None,
         reranker_name: str = "reranked",
+        whitening: Whitening | None = None,
         record: Mapping[str, Any] | None = None,
         picture_queries: int = 0,
         progress: bool = True,
@@ -57,6 +61,7 @@ class ReportingMixin(TestMixin):
         super().__init__(*args, **kwargs)
         engine: Any = self
         self.reranker, self.reranker_name = reranker, reranker_name
+        self.whitening = whitening
         self.record = dict(record or {})
         self.provenance = {**provenance(), **self.record}
         self.picture_queries, self.progress_bars = picture_queries, progress

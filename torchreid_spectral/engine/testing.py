@@ -22,7 +22,8 @@ from torchreid_spectral import _compat
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import Bar, LoopMixin
 from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, write_json
-from torchreid_spectral.evaluation import QueryResults, RankingMetrics, evaluate_queries
+from torchreid_spectral.engine.whitening import fit_whitening
+from torchreid_spectral.evaluation import QueryResults, RankingMetrics, Whitening, evaluate_queries
 from torchreid_spectral.report.ranked_lists import draw_ranked_lists
 from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
 
@@ -41,6 +42,7 @@ class TestMixin(LoopMixin):
 
     tested: dict[str, Any]
     reranker: Reranker | None = None
+    whitening: Whitening | None = None
     reranker_name = "reranked"
     picture_queries = 0
     record: Mapping[str, Any] = {}
@@ -67,6 +69,9 @@ class TestMixin(LoopMixin):
         self._collected: dict[str, dict[str, RankingMetrics]] = {}
         self._seconds: dict[str, float] = {}
         with self._averaged_weights():
+            if self.whitening is not None:
+                normalized = bool(kwargs.get("normalize_feature"))
+                fit_whitening(self, self.whitening, normalized=normalized)
             super().test(*args, **kwargs)  # type: ignore[misc]
         self.result = TestResult(*distributed.first_object((self._collected, self._seconds)))
         self._tell_skipped()
@@ -120,6 +125,9 @@ class TestMixin(LoopMixin):
             return 0.0, 0.0
         if normalize_feature:
             query[0], gallery[0] = normalize(query[0], dim=1), normalize(gallery[0], dim=1)
+        if self.whitening is not None:
+            query[0] = self.whitening.transform(query[0])
+            gallery[0] = self.whitening.transform(gallery[0])
         views: dict[str, Reranker] = {PLAIN: NoReranking(metric=METRIC_NAMES[dist_metric])}
         if rerank and self.reranker is not None:
             views[self.reranker_name] = self.reranker

@@ -6,5 +6,12 @@ from torchreid_spectral.evaluation.ranking import (
     evaluate_queries,
     evaluate_rank,
 )
+from torchreid_spectral.evaluation.whitening import Whitening
 
-__all__ = ["QueryResults", "RankingMetrics", "evaluate_queries", "evaluate_rank"]
+__all__ = [
+    "QueryResults",
+    "RankingMetrics",
+    "Whitening",
+    "evaluate_queries",
+    "evaluate_rank",
+]

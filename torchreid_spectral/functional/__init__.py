@@ -15,8 +15,10 @@ from torchreid_spectral.functional.similarity import (
 )
 from torchreid_spectral.functional.transition import softmax_transition, transition_matrix
 from torchreid_spectral.functional.walk import random_walk, random_walk_limit
+from torchreid_spectral.functional.whitening import WHITENINGS, whiten, whitening_matrix
 
 __all__ = [
+    "WHITENINGS",
     "affinity_matrix",
     "cosine_distance",
     "cosine_similarity",
@@ -33,4 +35,6 @@ __all__ = [
     "top_k",
     "transition_matrix",
     "unit_rows",
+    "whiten",
+    "whitening_matrix",
 ]

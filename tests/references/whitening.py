@@ -1,0 +1,33 @@
+"""Loops over scalars, for functional.whitening."""
+
+import math
+
+import numpy as np
+
+from tests.references.similarity import dot
+
+
+def covariance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute mean and covariance, N in the denominator."""
+    n, d = x.shape
+    mean = np.array([math.fsum(column) / n for column in x.T])
+    out = np.zeros((d, d))
+    for i in range(d):
+        for j in range(d):
+            out[i, j] = math.fsum((row[i] - mean[i]) * (row[j] - mean[j]) for row in x) / n
+    return mean, out
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Multiply two matrices."""
+    return np.array([[dot(row, column) for column in b.T] for row in a])
+
+
+def newton(x: np.ndarray, iterations: int) -> np.ndarray:
+    """P <- 1.5 P - 0.5 P^3 S / tr S from the identity; P / sqrt(tr S)."""
+    _, s = covariance(x)
+    trace = math.fsum(s[i, i] for i in range(len(s)))
+    p = np.eye(len(s))
+    for _ in range(iterations):
+        p = 1.5 * p - 0.5 * product(product(product(p, p), p), s / trace)
+    return p / math.sqrt(trace)
