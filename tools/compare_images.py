@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
         found = reid.calibrate(
             Gallery.open(args.calibrate), false_match_rate=args.false_match_rate
         )
-        found.save(Path(args.weights).with_name("calibration.json"))
+        place = Path(args.weights)
+        found.save((place if place.is_dir() else place.parent) / "calibration.json")
     answer = reid.same_person(args.first, args.second)
     print(json.dumps(asdict(answer), indent=2) if args.json else answer)
     if answer.calibration is None and not args.json:

@@ -199,6 +199,22 @@ def test_written_after_training_and_again_from_the_folder(trained, tmp_path, cap
     assert tables[0] == tables[1]
 
 
+def test_weights_open_alone_with_their_state(trained, tmp_path, pictures):
+    """What a training saves says itself what it is of."""
+    from torchreid_spectral import SpectralReID
+
+    for name in ("last.safetensors", "last.state.pt"):
+        place = tmp_path / "deep" / "er" / "still" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(trained / "checkpoints" / name, place)
+    alone = SpectralReID(place.with_name("last.safetensors"), device="cpu")
+    assert (alone.settings.model_name, alone.settings.height) == ("spectral_osnet_x0_25", 64)
+    whole = SpectralReID(trained, device="cpu")
+    assert whole.fingerprint == alone.fingerprint
+    path = pictures[0][0]
+    np.testing.assert_allclose(alone.features(path), whole.features(path), atol=1e-6)
+
+
 def test_report_tool_rejects(tmp_path, capsys):
     assert load_tool("report").main([str(tmp_path)]) == 2
     assert "is no log folder of a run" in capsys.readouterr().err

@@ -37,13 +37,13 @@ def start_report(cfg: CfgNode, engine: Any) -> Callable[[], Path | None]:  # noq
         What to call after ``run``: it writes ``report.html`` and gives its path, or ``None`` where
         there is nothing to report, or something failed (which is logged).
     """
-    if not cfg.report.html or cfg.data.type == "video":
+    if not cfg.report.html:
         return lambda: None
     if distributed.rank() > 0:  # one writer
         return lambda: None
     folder = Path(cfg.data.save_dir)
     resumed = bool(cfg.model.resume) and (folder / BEFORE).is_file()
-    if not (cfg.test.evaluate or resumed):
+    if not (cfg.test.evaluate or resumed or cfg.data.type == "video"):
         _safely("the batch before training", lambda: _keep_batch(cfg, engine, folder))
 
     def finish() -> Path | None:
@@ -111,10 +111,10 @@ def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN4
     walked = cfg.model.name.startswith("spectral_") and cfg.spectral.supervision == "both"
     return RunReport(
         title=f"{cfg.model.name} · {folder.name}",
-        tested={name: Tested(*found) for name, found in engine.tested.items()},
+        tested={name: _tested(*found) for name, found in engine.tested.items()},
         history=history,
         facts=facts,
-        model=_network(engine),
+        model=_network(engine) if cfg.data.type == "image" else None,
         input_size=size,
         pixels=pixels,
         batch=_safely("the batch", lambda: _batches(cfg, engine, folder)),
@@ -131,6 +131,15 @@ def _batches(cfg: CfgNode, engine: Any, folder: Path) -> Batch | None:  # noqa: 
         before, labels = torch.from_numpy(saved["features"]), saved["labels"]
     after, _ = _batch(cfg, engine)
     return Batch(labels, {"before training": before, "after training": after})
+
+
+def _tested(features: Tensor, query: Any, gallery: Any, views: Any, metrics: Any) -> Tested:  # noqa: ANN401
+    """Let a tracklet be shown by its first frame."""
+
+    def shown(part: Any) -> list[Any]:  # noqa: ANN401
+        return [(row[0] if isinstance(row[0], str) else row[0][0], *row[1:]) for row in part]
+
+    return Tested(features, shown(query), shown(gallery), views, metrics)
 
 
 def _extractor(folder: str) -> Callable[[list[str]], Tensor]:

@@ -77,7 +77,7 @@ class SpectralReID:
     RGB tensors ``(3, H, W)``, or batches of these; a folder stands for all images in it.
 
     Args:
-        weights: ``.safetensors``, or torchreid's ``model.pth.tar-N``.
+        weights: ``.safetensors``, torchreid's ``model.pth.tar-N``, or the folder of a run.
         device: Such as ``cpu`` or ``cuda``; the first GPU if there is one by default.
         channels: Order of the channels of arrays: ``rgb``, or ``bgr`` as OpenCV reads.
         batch_size: Images at once.
@@ -106,7 +106,8 @@ class SpectralReID:
         self.model.to(self.device)
         self.channels, self.batch_size = channels, batch_size
         self.gallery: Gallery | None = None
-        beside = Path(weights).expanduser().with_name("calibration.json")
+        place = Path(weights).expanduser()
+        beside = (place if place.is_dir() else place.parent) / "calibration.json"
         if calibration is None and beside.is_file():
             calibration = beside
         if calibration is not None and not isinstance(calibration, Calibration):

@@ -50,7 +50,7 @@ def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  #
     """Build the model of a checkpoint and load its weights.
 
     Args:
-        path: ``.safetensors``, or torchreid's ``model.pth.tar-N``.
+        path: ``.safetensors``, torchreid's ``model.pth.tar-N``, or a run's folder.
         **given: Fields of :class:`Settings`, above what is found beside the weights.
 
     Returns:
@@ -64,6 +64,7 @@ def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  #
 
     ts.register()
     path = Path(path).expanduser()
+    path = latest_weights(path) if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"There are no weights {str(path)!r}. Give a file of tools/main.py.")
     settings = _settings(path, given)

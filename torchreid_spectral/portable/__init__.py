@@ -1,7 +1,8 @@
 """Re-ranking of exported features with NumPy and SciPy alone: neither torch nor torchreid.
 
 The same results as ``rerank/``, for places where only features and their ranking are needed; tests
-compare the two. This is the one place outside ``functional/`` that computes a walk: there is no torch here.
+compare the two. As there is no torch here, this is the one place outside ``functional/`` that
+computes a walk.
 """
 
 from torchreid_spectral.portable.features import load_features
