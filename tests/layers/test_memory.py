@@ -63,8 +63,9 @@ def test_starts_as_a_walk_without_memory():
     torch.testing.assert_close(layer.transition(x), SpectralAttention().transition(x))
 
 
-def test_no_gradient_into_earlier_batches_and_a_backward_pass_after_writing():
-    layer = SpectralAttention(6, memory=8, temperature=0.5).double()
+@pytest.mark.parametrize("walk", [{}, {"steps": float("inf"), "restart": 0.3}], ids=str)
+def test_no_gradient_into_earlier_batches_and_a_backward_pass_after_writing(walk):
+    layer = SpectralAttention(6, memory=8, temperature=0.5, **walk).double()
     first, second = (features(i, 4, 6).requires_grad_() for i in range(2))
     out = layer(first)
     later = layer(second)
