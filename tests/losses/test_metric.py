@@ -280,3 +280,26 @@ def test_a_missing_library_names_the_command(name, monkeypatch):
     monkeypatch.setitem(modules, "pytorch_metric_learning", None)
     with pytest.raises(InputError, match=r"pip install 'torchreid-spectral\[losses\]'"):
         build_metric_loss(name)
+
+
+def test_normalised_cut_leaves_out_identities_that_are_not_in_the_batch():
+    x, w, y = batch(19, torch.tensor([0, 0, 3, 3, 3]))
+    expected = twin.normalized_cut(
+        x.numpy(), torch.nn.functional.cosine_similarity(x[:, None], w[None], dim=-1).numpy(),
+        y.tolist(), 0.1, 15.0,
+    )  # fmt: skip
+    assert value("normalized_cut", x, w, y).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_adaptive_margin_has_no_gradient():
+    x, _, y = batch(20)
+    x = (x / x.norm(dim=1, keepdim=True)).requires_grad_()
+    QuadrupletLoss(normalize=False)(x, y).backward()
+    adaptive = x.grad.clone()
+    squared = torch.cdist(x.detach(), x.detach()).square()
+    same = y[:, None] == y[None, :]
+    gap = squared[~same].mean() - squared[same & ~torch.eye(len(y), dtype=torch.bool)].mean()
+    x.grad = None
+    fixed = QuadrupletLoss(float(gap), float(gap) / 2, adaptive=False, normalize=False)
+    fixed(x, y).backward()
+    torch.testing.assert_close(x.grad, adaptive)

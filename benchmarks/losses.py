@@ -1,0 +1,124 @@
+"""Time of a training step under each loss, relative to plain softmax.
+
+Every loss trains the same spectral OSNet on the same random images through the engine, alone as
+identity loss or beside softmax as metric loss. The steps of all losses take turns, so that
+what else the machine does falls on all of them.
+
+Example:
+    python benchmarks/losses.py --batch 64 --steps 15 --out losses.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+
+class Images:
+    """A data manager with nothing to load: the benchmark hands over its batch."""
+
+    data_type = "image"
+
+    def __init__(self, identities: int) -> None:
+        self.num_train_pids = identities
+        self.train_loader = DataLoader([("none", 0, 0, 0)], batch_size=1)
+        self.test_loader: dict[str, Any] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark.
+
+    Args:
+        argv: Command line.
+
+    Returns:
+        Exit status.
+    """
+    args = parse(argv)
+    import torchreid_spectral as ts
+    from torchreid_spectral.engine.results import provenance
+
+    warnings.simplefilter("ignore")
+    ts.register()
+    engines = {name: build(options, args) for name, options in rows().items()}
+    per_identity = args.batch // args.identities
+    batch = {
+        "img": torch.rand(args.batch, 3, 64, 32, generator=torch.Generator().manual_seed(0)),
+        "pid": torch.arange(args.identities).repeat_interleave(per_identity),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    for step in range(args.warm_up + args.steps):
+        for name, engine in engines.items():
+            started = time.perf_counter()
+            engine.forward_backward(batch)
+            if step >= args.warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    base = statistics.median(seconds["softmax"])
+    table = {
+        name: {
+            "seconds": statistics.median(values),
+            "quartiles": statistics.quantiles(values, n=4)[::2],
+            "relative": statistics.median(values) / base,
+        }
+        for name, values in seconds.items()
+    }
+    for name, row in table.items():
+        print(f"{name:<16}{row['seconds'] * 1e3:9.1f} ms{row['relative']:7.2f}")
+    if args.out:
+        found = {"losses": table, "batch": args.batch, "threads": torch.get_num_threads()}
+        Path(args.out).write_text(json.dumps(found | provenance(), indent=2) + "\n")
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batch", type=int, default=64, help="images, 64x32 pixels")
+    parser.add_argument("--identities", type=int, default=8, help="of the batch")
+    parser.add_argument("--steps", type=int, default=15, help="measured steps of each loss")
+    parser.add_argument("--warm-up", type=int, default=3, help="steps before those")
+    parser.add_argument("--out", default="", help="JSON file to write")
+    return parser.parse_args(argv)
+
+
+def rows() -> dict[str, list[str]]:
+    """Give the options of each loss; the first is what all are compared with."""
+    from torchreid_spectral.losses.registry import ID_LOSSES, METRIC_LOSSES
+
+    identity = ["softmax", *sorted(set(ID_LOSSES) - {"softmax"})]
+    return {name: ["loss.id", name] for name in identity} | {
+        f"+ {name}": ["loss.id", "softmax", "loss.metric", name] for name in sorted(METRIC_LOSSES)
+    }
+
+
+def build(options: list[str], args: argparse.Namespace) -> Any:
+    """Build the engine of one row by its config lines."""
+    import torchreid_spectral as ts
+    from torchreid_spectral.config import build as objects
+    from torchreid_spectral.config import get_default_config, merge_options
+
+    cfg = get_default_config()
+    shared = ["model.name", "spectral_osnet_x0_25", "loss.name", "spectral", "use_gpu", "False"]
+    merge_options(cfg, [*shared, *options])
+    objects.check_config(cfg)
+    torch.manual_seed(0)
+    with objects.active_defaults(cfg):
+        model = ts.build_model(cfg.model.name, 100, loss=cfg.loss.name, pretrained=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    engine = objects.build_engine(cfg, Images(100), model, optimizer, None)
+    engine.set_model_mode("train")
+    return engine
+
+
+if __name__ == "__main__":
+    sys.exit(main())
