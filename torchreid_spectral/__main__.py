@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import argparse
 import ast
-import runpy
+import io
+import os
 import sys
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from torchreid_spectral._worker import SCRIPT_VARIABLE
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.registry import model_defaults, register
 
@@ -74,13 +78,22 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _run(script: Path, args: Sequence[str]) -> None:
     """Run as ``python SCRIPT ARGS`` would: its folder first on the path, its own argv."""
-    before = sys.argv, sys.path[:]
+    before = sys.argv, sys.path[:], sys.modules["__main__"]
     sys.argv = [str(script), *args]
     sys.path.insert(0, str(script.resolve().parent))
+    module = ModuleType("__main__")
+    module.__file__ = str(script)
+    # what a spawned worker imports as its main module; it registers, then imports the script
+    module.__spec__ = ModuleSpec("torchreid_spectral._worker", None)
+    os.environ[SCRIPT_VARIABLE] = str(script.resolve())
+    with io.open_code(str(script.resolve())) as file:
+        code = compile(file.read(), str(script), "exec")
+    sys.modules["__main__"] = module
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        exec(code, vars(module))
     finally:
-        sys.argv, sys.path[:] = before
+        sys.argv, sys.path[:], sys.modules["__main__"] = before
+        del os.environ[SCRIPT_VARIABLE]
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def register(overwrite: bool = False) -> None:
     root = _compat.prepare()
     from torchreid_spectral import engine, losses
     from torchreid_spectral.data.datasets import IMAGE_DATASETS, VIDEO_DATASETS
+    from torchreid_spectral.data.pickling import patch_pickling
     from torchreid_spectral.data.samplers import patch_samplers
     from torchreid_spectral.data.transforms import patch_transforms
     from torchreid_spectral.engine.schedulers import patch_schedulers
@@ -73,6 +74,7 @@ def register(overwrite: bool = False) -> None:
         (root.engine, engine, _ENGINES),
     ):
         _put(vars(target), {name: getattr(source, name) for name in names}, "name", overwrite)
+    patch_pickling()
     patch_samplers()
     patch_transforms()
     patch_schedulers()
