@@ -25,6 +25,7 @@ from torchreid_spectral.config.losses import (
     check_losses,
 )
 from torchreid_spectral.data.datasets import synthetic_defaults
+from torchreid_spectral.data.folder_datasets import FolderOptions, folder_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
 from torchreid_spectral.data.transforms import PAD_CROP, crop_defaults
@@ -161,6 +162,7 @@ def active_defaults(cfg: CfgNode) -> Iterator[None]:
         specs = SyntheticSpec(**cfg.synthetic), SyntheticVideoSpec(**cfg.synthetic_video)
         stack.enter_context(synthetic_defaults(*specs))
         stack.enter_context(crop_defaults(cfg.data.crop_padding))
+        stack.enter_context(folder_defaults(FolderOptions(**cfg.folder)))
         stack.enter_context(
             warmup_defaults(
                 warmup_epochs=cfg.train.warmup_epochs, warmup_factor=cfg.train.warmup_factor

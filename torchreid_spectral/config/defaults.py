@@ -204,6 +204,8 @@ _SPECTRAL: dict[str, Any] = {
         "k2": 6,
         "lambda_value": 0.3,
     },
+    # The dataset folder: a user's own images, see data/folder.py; path counts from data.root.
+    "folder": {"path": "", "train_share": 0.5, "seed": 0, "one_camera": False},
     # Of video.pooling_method attention, beside torchreid's avg and max.
     "video": {"frame_temperature": 0.1},
     # The embedded datasets synthetic_pedestrians and synthetic_pedestrians_video.

@@ -1,4 +1,4 @@
-"""The embedded datasets as torchreid knows them."""
+"""The embedded datasets as torchreid knows them, and the tables of all that are registered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchreid_spectral import _compat
+from torchreid_spectral.data.folder_datasets import FolderDataset, FolderVideoDataset
 from torchreid_spectral.data.synthetic import SyntheticSpec, generate, list_images
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec, generate_video
 
@@ -93,5 +94,11 @@ class SyntheticPedestriansVideo(_compat.dataset_tables()["video"]["mars"]):  # t
         super().__init__(root=str(place), **kwargs)
 
 
-IMAGE_DATASETS = {SyntheticPedestrians.name: SyntheticPedestrians}
-VIDEO_DATASETS = {SyntheticPedestriansVideo.name: SyntheticPedestriansVideo}
+IMAGE_DATASETS = {
+    SyntheticPedestrians.name: SyntheticPedestrians,
+    FolderDataset.name: FolderDataset,
+}
+VIDEO_DATASETS = {
+    SyntheticPedestriansVideo.name: SyntheticPedestriansVideo,
+    FolderVideoDataset.name: FolderVideoDataset,
+}

@@ -1,0 +1,282 @@
+"""A user's own images in every layout: read, split, trained on, and refused with a reason."""
+
+import csv
+import logging
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader
+
+from torchreid_spectral.data.folder import Item, natural, scan
+from torchreid_spectral.data.folder_datasets import (
+    FolderDataset,
+    FolderOptions,
+    FolderVideoDataset,
+    folder_defaults,
+)
+from torchreid_spectral.data.splits import propose_split, unmatched
+from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec, generate_video
+from torchreid_spectral.errors import InputError
+
+from ..tools.test_main import main
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+SPLITS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
+
+
+def pictures(data_root):
+    """Give path, identity, camera and split of the tiny embedded dataset."""
+    for folder, split in SPLITS.items():
+        for path in sorted((data_root / "synthetic_pedestrians" / folder).iterdir()):
+            yield path, path.name[:4], path.name[5:7], split
+
+
+def make_tree(data_root, root, split=False):
+    for path, pid, camid, part in pictures(data_root):
+        place = root / part / pid if split else root / pid
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place / f"{camid}_{path.name[8:]}")
+    return root
+
+
+def make_table(data_root, root, split=False):
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "pid", "camid", *["split"] * split])
+        for path, pid, camid, part in pictures(data_root):
+            rows.writerow([path, f"person {pid}", f"gate {camid}", *[part] * split])
+    return root
+
+
+def make_names(data_root, root, split=False):
+    for path, _, _, part in pictures(data_root):
+        place = root / part if split else root
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    return root
+
+
+LAYOUTS = {"tree": make_tree, "table": make_table, "names": make_names}
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+@pytest.mark.parametrize("split", [True, False])
+@every_layout
+def test_layouts_agree(data_root, tmp_path, layout, split):
+    found = scan(LAYOUTS[layout](data_root, tmp_path / "own", split))
+    expected = {
+        (f"{int(pid)}", camid[1], part if split else "")
+        for _, pid, camid, part in pictures(data_root)
+    }
+    plain = str.maketrans("", "", "persongatc ")
+    assert {
+        (str(int(i.pid.translate(plain))), i.camid.translate(plain), i.split) for i in found.items
+    } == expected
+    assert len(found.items) == len(list(pictures(data_root))) and not found.ignored
+    assert found.has_split == split
+
+
+def test_the_datasets_numbers_are_those_of_market1501s_reader(torchreid, data_root, tmp_path):
+    """Split folders with Market-1501's names give what torchreid's Market1501 gives."""
+    tree = tmp_path / "market1501" / "Market-1501-v15.09.15"
+    shutil.copytree(data_root / "synthetic_pedestrians", tree)
+    market = torchreid.data.datasets.image.Market1501(str(tmp_path), verbose=False)
+    own = FolderDataset(str(tree), verbose=False)
+    for part in ("query", "gallery"):
+        assert sorted(getattr(own, part)) == sorted(getattr(market, part))
+    assert own.num_train_pids == market.num_train_pids == 8
+    assert {pid for _, pid, _, _ in own.train} == set(range(8))
+
+
+@pytest.mark.parametrize("name", ["0001_c1s1_000001_00.jpg", "0002_c3_f0044158.jpg"])
+def test_names_of_market_and_duke(tmp_path, name):
+    (tmp_path / name).touch()
+    assert scan(tmp_path).items == [Item(str(tmp_path / name), name[3], name[6], "")]
+
+
+def test_junk_is_dropped_and_distractors_are_nobody(tmp_path):
+    for name in ("train/0000_c1s1_000001_00.jpg", "train/0001_c1s1_000001_00.jpg",
+                 "train/-1_c1s1_000001_00.jpg", "query/0002_c1s1_000001_00.jpg",
+                 "gallery/0002_c2s1_000001_00.jpg", "gallery/0000_c2s1_000001_00.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()  # fmt: skip
+    dataset = FolderDataset(str(tmp_path), verbose=False)
+    assert [pid for _, pid, _, _ in dataset.train] == [0]
+    assert sorted(pid for _, pid, _, _ in dataset.gallery) == [0, 2]
+
+
+def test_tree_with_words_and_short_names(tmp_path):
+    for name in ("anna/door_1.jpg", "anna/1_c5.png", "ben/door_9.JPG", "ben/.hidden_1.jpg",
+                 "ben/notes.txt", "ben/nocamera.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()  # fmt: skip
+    found = scan(tmp_path)
+    assert [(i.pid, i.camid) for i in found.items] == [
+        ("anna", "1"), ("anna", "door"), ("ben", "door")]  # fmt: skip
+    assert [Path(path).name for path in found.ignored] == ["nocamera.jpg"]
+    assert sorted(["c10", "c2", "c1", "x"], key=natural) == ["c1", "c2", "c10", "x"]
+
+
+def test_proposed_split_leaves_no_query_without_a_match():
+    items = [
+        Item(f"{pid}_{camera}_{n}.jpg", str(pid), str(camera), "")
+        for pid in range(20)
+        for camera in range(1 + pid % 4)
+        for n in range(1 + (pid + camera) % 3)
+    ]
+    split = propose_split(items, seed=3)
+    assert [i._replace(split="") for i in split] == items
+    people = {s: {i.pid for i in split if i.split == s} for s in ("train", "query", "gallery")}
+    assert not people["train"] & people["gallery"] and people["query"] == people["gallery"]
+    assert not unmatched(split) and len(people["query"]) >= 8
+    assert propose_split(items, seed=3) == split != propose_split(items, seed=4)
+    assert all(int(pid) % 4 for pid in people["query"])  # seen by one camera: trained on
+
+
+def test_one_camera_is_an_option(tmp_path):
+    items = [Item(f"{p}_{n}.jpg", str(p), "c", "") for p in range(6) for n in range(3)]
+    with pytest.raises(InputError, match="All carry camera 'c'.*folder.one_camera True"):
+        propose_split(items)
+    split = propose_split(items, one_camera=True)
+    assert len(unmatched(split)) == 3 and not unmatched(split, one_camera=True)
+    for item in split:
+        path = tmp_path / item.split / item.pid / f"c_{item.path}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with pytest.raises(InputError, match="None of the 3 queries.*only from the query's own cam"):
+        FolderDataset(str(tmp_path), mode="query", verbose=False)
+    with folder_defaults(FolderOptions(one_camera=True)):
+        dataset = FolderDataset(str(tmp_path), mode="query", verbose=False)
+    assert {camid for *_, camid, _ in dataset.query} == {1}
+    assert {camid for *_, camid, _ in dataset.gallery} == {0}
+
+
+def test_some_lost_queries_are_told(data_root, tmp_path, caplog, monkeypatch):
+    root = make_names(data_root, tmp_path / "own", split=True)
+    victim = sorted((root / "query").iterdir())[0].name[:4]
+    for path in (root / "gallery").glob(f"{victim}_*"):
+        path.unlink()
+    monkeypatch.setattr(logging.getLogger("torchreid_spectral"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "torchreid_spectral"):
+        FolderDataset(str(root), mode="query", verbose=False)
+    assert "3 of 18 queries have no valid match: of 3, the gallery has no image" in caplog.text
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("make", "mode", "message"),
+    [
+        (lambda r: None, "train", "No image in .* Expected <pid>/<camid>_"),
+        (lambda r: touch(r, "a.jpg", "b/c.jpg"), "train", r"2 files were passed over, such as"),
+        (lambda r: (r / "l.csv").write_text("file,pid\na,1\n"), "train", "path, camid missing"),
+        (lambda r: (r / "l.csv").write_text("path,pid,camid\nx.jpg,1,1\ny.jpg,2,1\nz.jpg,3,2\n"
+                                            "w.jpg,3,1\nv.jpg,3,1\n"), "train",
+         "5 files that do not exist, such as .*x.jpg"),
+        (lambda r: touch(r, "x.csv", "y.csv"), "train", "several CSV files"),
+        (lambda r: touch(r, "query/1/a_1.jpg", "gallery/1/b_1.jpg"), "train",
+         "no training images, only 1 query of 1 identities, 1 gallery"),
+        (lambda r: touch(r, "train/1/a_1.jpg"), "query", "needs both query and gallery"),
+        (lambda r: touch(r, "train/1/a_1.jpg", "query/2/a_1.jpg", "gallery/3/a_1.jpg"), "query",
+         "None of the 1 queries .* of 1, the gallery has no image of that identity"),
+        (lambda r: touch(r, "1/a_1.jpg", "2/a_1.jpg"), "train", "No split can be proposed"),
+    ],
+)  # fmt: skip
+def test_broken_collections_are_refused_with_a_reason(torchreid, tmp_path, make, mode, message):
+    make(tmp_path)
+    with pytest.raises(InputError, match=message):
+        FolderDataset(str(tmp_path), mode=mode, verbose=False)
+
+
+def test_missing_folder(torchreid, tmp_path):
+    with pytest.raises(InputError, match="nowhere does not exist. Expected"):
+        FolderDataset(str(tmp_path / "nowhere"))
+
+
+@every_layout
+def test_training_on_own_images(torchreid, data_root, tiny_options, tmp_path, capsys, layout):
+    make = LAYOUTS[layout](data_root, tmp_path / "root" / "own")
+    options = [*tiny_options, "data.sources", "['folder']", "data.targets", "['folder']",
+               "data.root", str(tmp_path / "root"), "folder.path", "own", "train.batch_size", "8",
+               "data.save_dir", str(tmp_path / "log")]  # fmt: skip
+    assert make.exists() and main(["--config-file", "configs/spectral_demo.yaml", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "train    |     7 |       56" in shown and "query    |     7 |       21" in shown
+    assert f"{'folder':<24}local_blurring" in shown
+
+
+def test_own_images_error_on_the_command_line(torchreid, tmp_path, capsys):
+    touch(tmp_path, "own/1/a_1.jpg", "own/2/a_1.jpg")
+    assert main(["-s", "folder", "-t", "folder", "--root", str(tmp_path / "own"),
+                 "data.save_dir", str(tmp_path / "log")]) == 2
+    shown = capsys.readouterr().err
+    assert "No split can be proposed" in shown and "All carry camera 'a'" in shown
+
+
+VIDEO = SyntheticVideoSpec(
+    num_train_ids=4, num_test_ids=4, num_cameras=3, tracklets_per_id=5, min_frames=2,
+    max_frames=3, height=64, width=32,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tracklet_tree(tmp_path_factory):
+    return generate_video(tmp_path_factory.mktemp("mars"), VIDEO, progress=False)
+
+
+def make_video(source, root, layout):
+    root.mkdir(parents=True)
+    rows = [["path", "pid", "camid", "tracklet"]]
+    for path in sorted(source.glob("bbox_*/*/*.jpg")):
+        pid, camid, number, frame = path.name[:4], path.name[4:6], path.name[6:11], path.name[11:]
+        target = {
+            "folders": root / pid / f"{camid}_{number}" / frame,
+            "names": root / pid / f"{camid}_{number}_{frame}",
+            "mars": root / path.name,
+        }.get(layout)
+        if target is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+        rows.append([str(path), pid, camid, number])
+    if layout == "table":
+        with (root / "labels.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    return root
+
+
+@pytest.mark.parametrize("layout", ["folders", "names", "mars", "table"])
+def test_video_layouts(torchreid, tracklet_tree, tmp_path, layout):
+    root = make_video(tracklet_tree, tmp_path / "own", layout)
+    found = scan(root, "video")
+    assert len(found.items) == 40 and not found.ignored
+    assert sum(len(item.path) for item in found.items) == VIDEO.num_images
+    assert all(list(item.path) == sorted(item.path) for item in found.items)
+    _, transform = torchreid.data.transforms.build_transforms(64, 32)
+    dataset = FolderVideoDataset(str(root), transform=transform, seq_len=2, verbose=False)
+    assert dataset[0]["img"].shape == (2, 3, 64, 32) and dataset.num_train_pids == 4
+
+
+def test_training_on_own_tracklets(torchreid, tracklet_tree, tmp_path, capsys):
+    root = make_video(tracklet_tree, tmp_path / "own", "folders")
+    assert main(["--config-file", "configs/spectral_video_demo.yaml", "-t", "folder", "-s", "folder",
+                 "--root", str(root), "train.batch_size", "8", "train.max_epoch", "1",
+                 "video.seq_len", "2", "data.workers", "0", "data.save_dir",
+                 str(tmp_path / "log")]) == 0  # fmt: skip
+    assert f"{'folder':<24}local_blurring" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_spawned_workers_read_own_images(torchreid, data_root, tmp_path):
+    root = make_tree(data_root, tmp_path / "own", split=True)
+    _, transform = torchreid.data.transforms.build_transforms(64, 32)
+    dataset = FolderDataset(str(root), transform=transform, mode="query", verbose=False)
+    assert pickle.loads(pickle.dumps(dataset)).query == dataset.query
+    loader = DataLoader(dataset, 9, num_workers=2, multiprocessing_context="spawn")
+    assert sum(len(batch["pid"]) for batch in loader) == 18

@@ -1,0 +1,215 @@
+"""Tests of tools/check_data.py: sound collections pass, each way of being broken is named."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from torchreid_spectral.data.folder import scan
+
+from ..data.test_folder import make_names, make_table, make_tree
+from .test_main import load_tool
+
+main = load_tool("check_data").main
+
+
+@pytest.fixture
+def tree(data_root, tmp_path):
+    return make_tree(data_root, tmp_path / "own", split=True)
+
+
+def run(capsys, root, *options):
+    status = main([str(root), "--json", "--batch-size", "16", *map(str, options)])
+    report = json.loads(capsys.readouterr().out)
+    assert report["exit_code"] == status
+    return status, report, {f["code"]: f for f in report.get("findings", [])}
+
+
+def test_sound_tree(capsys, tree, tmp_path):
+    picture = tmp_path / "out" / "distribution.png"
+    status, report, findings = run(capsys, tree, "--picture", picture)
+    assert status == 0 and findings == {}
+    assert report["counts"] == {
+        "train": {"items": 64, "files": 64, "identities": 8, "cameras": 3},
+        "query": {"items": 18, "files": 18, "identities": 6, "cameras": 3},
+        "gallery": {"items": 30, "files": 30, "identities": 6, "cameras": 3},
+    }
+    assert report["per_identity"]["0001"] == {"train": 8}
+    assert sum(sum(row.values()) for row in report["per_camera"].values()) == 112
+    with Image.open(picture) as image:
+        assert image.size == (1200, 480) and len(image.getcolors(1 << 20)) > 3
+
+
+def test_text(capsys, tree):
+    assert main([str(tree), "--batch-size", "16"]) == 0
+    shown = capsys.readouterr().out
+    assert "train              64           8        3" in shown and shown.endswith("ok\n")
+
+
+@pytest.mark.parametrize("make", [make_tree, make_names, make_table])
+def test_proposal_is_written_and_sound(capsys, data_root, tmp_path, make):
+    root, split = make(data_root, tmp_path / "own"), tmp_path / "split.csv"
+    status, report, findings = run(capsys, root, "--write-split", split)
+    assert status == 0 and list(findings) == ["no_splits"]
+    assert sum(row["items"] for row in report["proposal"].values()) == 112
+    again, report, findings = run(capsys, split)
+    assert again == 0 and findings == {} and report["proposal"] is None
+    assert scan(split).has_split
+
+
+def first(tree, part):
+    return sorted((tree / part).rglob("*.jpg"))[0]
+
+
+def truncate(tree):
+    path = first(tree, "train")
+    path.write_bytes(path.read_bytes()[:200])
+    (first(tree, "query").parent / "c1_empty.jpg").touch()
+    return 2
+
+
+def leak(tree):
+    shutil.copy(first(tree, "train"), first(tree, "gallery").parent / "c3_copied.jpg")
+    return 1
+
+
+def mislabel(tree):
+    people = sorted((tree / "train").iterdir())
+    shutil.copy(first(people[0], "."), people[1] / "c1_copied.jpg")
+    return 1
+
+
+def number_each_split_anew(tree):
+    first(tree, "query")
+    for part in ("query", "gallery"):
+        person = sorted((tree / part).iterdir())[0]
+        person.rename(person.with_name("0001"))
+    return 1
+
+
+def one_camera_for_all(tree):
+    for part in ("query", "gallery"):
+        for number, path in enumerate(sorted((tree / part).rglob("*.jpg"))):
+            path.rename(path.with_name(f"c1_{number}.jpg"))
+    return 18
+
+
+def person_not_in_gallery(tree):
+    shutil.rmtree(sorted((tree / "gallery").iterdir())[0])
+    return 3
+
+
+def too_few_people(tree):
+    for person in sorted((tree / "train").iterdir())[3:]:
+        shutil.rmtree(person)
+    return 3
+
+
+BROKEN = {
+    "unreadable": truncate,
+    "duplicate_across_splits": leak,
+    "duplicate_identities": mislabel,
+    "identities_in_train_and_test": number_each_split_anew,
+    "query_same_camera": one_camera_for_all,
+    "query_absent": person_not_in_gallery,
+    "few_identities": too_few_people,
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_broken_trees(capsys, tree, code):
+    count = BROKEN[code](tree)
+    status, _, findings = run(capsys, tree)
+    assert status == 1
+    assert findings[code]["severity"] == "error" and findings[code]["count"] == count
+    assert findings[code]["examples"] or code == "few_identities"
+    others = {c for c, f in findings.items() if f["severity"] == "error"} - {code}
+    assert others <= ({"duplicate_identities"} if code == "duplicate_across_splits" else set())
+
+
+def ignored(tree):
+    (tree / "train" / "0001" / "nocamera.jpg").touch()
+    return 1
+
+
+def seen_once(tree):
+    for path in sorted((tree / "train" / "0001").glob("c[23]_*")):
+        path.unlink()
+    return 1
+
+
+def repeated(tree):
+    path = first(tree, "train")
+    shutil.copy(path, path.with_name("c1_again.jpg"))
+    return 1
+
+
+def thin(tree):
+    for path in sorted((tree / "train" / "0001").glob("*"))[2:]:
+        path.unlink()
+    return 1
+
+
+WARNED = {"ignored": ignored, "one_camera": seen_once, "duplicate": repeated, "few_images": thin}
+
+
+@pytest.mark.parametrize("code", WARNED)
+def test_warnings(capsys, tree, code):
+    count = WARNED[code](tree)
+    status, _, findings = run(capsys, tree)
+    assert status == 0
+    assert findings[code]["severity"] == "warning" and findings[code]["count"] == count
+
+
+def test_broken_tables(capsys, data_root, tmp_path):
+    table = make_table(data_root, tmp_path / "own", split=True) / "labels.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].replace(",train", ",trian")
+    lines[2] = lines[2].split(",")[0] + ",,c1,train"
+    lines[3] = "nowhere.jpg," + lines[3].split(",", 1)[1]
+    table.write_text("\n".join(lines))
+    status, _, findings = run(capsys, table)
+    assert status == 1 and findings["unreadable"]["count"] == 1
+    assert findings["ignored"]["examples"] == [
+        "labels.csv line 2: split must be train, query or gallery, got 'trian'",
+        "labels.csv line 3: a value is missing",
+    ]
+
+
+def test_partial_split(capsys, tree):
+    loose = tree / "loose.csv"
+    loose.write_text("path,pid,camid,split\n" + "".join(
+        f"{path},{path.parent.name},{path.name[:2]},{'train' if n % 2 else ''}\n"
+        for n, path in enumerate(sorted(tree.rglob("*.jpg")))))  # fmt: skip
+    status, report, findings = run(capsys, loose)
+    assert status == 1 and findings["partial_split"]["count"] == 56 and report["proposal"]
+
+
+def test_one_camera_is_advised_and_taken(capsys, tree):
+    one_camera_for_all(tree)
+    _, _, findings = run(capsys, tree)
+    assert "All carry" not in findings["query_same_camera"]["message"]  # training has others
+    shutil.rmtree(tree / "train")
+    _, _, findings = run(capsys, tree)
+    assert "check_data.py --one-camera" in findings["query_same_camera"]["message"]
+    status, _, findings = run(capsys, tree, "--one-camera")
+    assert status == 0 and "no_train" in findings
+
+
+def test_nothing_there(capsys, tmp_path):
+    status, report, _ = run(capsys, tmp_path / "nowhere")
+    assert status == 2 and "does not exist" in report["error"]
+    assert main([str(tmp_path)]) == 2
+    assert "No image in" in capsys.readouterr().err
+    assert main([str(tmp_path), "--batch-size", "0"]) == 2
+
+
+def test_write_split_needs_a_proposal(capsys, tree, tmp_path):
+    assert main([str(tree), "--write-split", str(tmp_path / "x.csv")]) == 2
+    assert "there is no proposal" in capsys.readouterr().err
+
+
+def test_without_reading(capsys, tree):
+    truncate(tree)
+    assert run(capsys, tree, "--no-read")[0] == 0

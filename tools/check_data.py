@@ -1,0 +1,136 @@
+"""Check a folder or CSV of your own images before you train on it.
+
+Example:
+    python tools/check_data.py my_crops
+    python tools/check_data.py labels.csv --json --picture distribution.png --write-split split.csv
+
+Exit status: 0 fine (warnings are no errors), 1 something must be mended, 2 nothing could be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torchreid_spectral.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit status.
+    """
+    args = parse(argv)
+    try:
+        return run(args)
+    except InputError as error:
+        if args.json:
+            print(json.dumps({"root": str(args.root), "exit_code": 2, "error": str(error)}))
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    summary = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(
+        description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("root", help="folder, or CSV of path,pid,camid[,split]")
+    parser.add_argument("--type", choices=("image", "video"), default="image", help="data.type")
+    parser.add_argument("--batch-size", type=int, default=64, help="train.batch_size, P x K")
+    parser.add_argument("--num-instances", type=int, default=4, help="K")
+    parser.add_argument("--one-camera", action="store_true", help="there is one camera only")
+    parser.add_argument("--no-read", action="store_true", help="do not open the files")
+    parser.add_argument("--workers", type=int, default=4, help="threads that read")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--picture", type=Path, help="draw the distribution to this PNG or SVG")
+    parser.add_argument("--write-split", type=Path, help="write the proposed split as CSV")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and show."""
+    from torchreid_spectral.data.check import check
+    from torchreid_spectral.data.folder import scan
+
+    if min(args.num_instances, args.batch_size) < 1:
+        raise InputError(
+            f"--batch-size and --num-instances must be >= 1, got {args.batch_size} and "
+            f"{args.num_instances}."
+        )
+    report = check(
+        scan(args.root, args.type),
+        batch_size=args.batch_size,
+        num_instances=args.num_instances,
+        one_camera=args.one_camera,
+        read_files=not args.no_read,
+        workers=args.workers,
+        progress=not args.json,
+    )
+    if args.picture:
+        from torchreid_spectral.report.distribution import draw_distribution
+
+        noun = "images" if args.type == "image" else "tracklets"
+        draw_distribution(args.picture, report.per_identity, report.per_camera,
+                          num_instances=args.num_instances, noun=noun)  # fmt: skip
+    if args.write_split:
+        write_split(args.write_split, report, args.type)
+    print(json.dumps(report.as_dict(), indent=2) if args.json else text(report, args))
+    return report.exit_code
+
+
+def write_split(path: Path, report: Any, kind: str) -> None:
+    """Write the proposal as a CSV that ``folder.path`` takes."""
+    from torchreid_spectral._files import write_whole
+
+    if report.proposal is None:
+        raise InputError("--write-split: there is no proposal, as splits are given or none fits.")
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["path", "pid", "camid", "split", "tracklet"][: 4 + (kind == "video")])
+            for number, item in enumerate(report.proposal):
+                for name in item.files:
+                    relative = os.path.relpath(name, path.parent)
+                    row = [relative, item.pid, item.camid, item.split]
+                    rows.writerow([*row, number] if kind == "video" else row)
+
+    write_whole(path, write)
+
+
+def text(report: Any, args: argparse.Namespace) -> str:
+    """Show the report."""
+    noun = "images" if report.kind == "image" else "tracklets"
+    lines = [f"{report.root}", f"{'split':<10}{noun:>11}{'identities':>12}{'cameras':>9}"]
+    proposal = report.as_dict()["proposal"]
+    for title, counts in (("", report.counts), ("proposed ", proposal or {})):
+        for split, row in counts.items():
+            figures = f"{row['items']:>11}{row['identities']:>12}{row['cameras']:>9}"
+            lines.append(f"{title + split:<10}" + figures)
+    sizes = sorted(sum(row.values()) for row in report.per_identity.values())
+    lines.append(f"{noun} an identity: {sizes[0]} to {sizes[-1]}, median {sizes[len(sizes) // 2]}")
+    cameras = ", ".join(f"{c} {sum(row.values())}" for c, row in report.per_camera.items())
+    lines.append(f"{noun} a camera: {cameras}")
+    for finding in report.findings:
+        lines.append(f"{finding.severity}: {finding.count} {finding.message}")
+        lines += [f"    {example}" for example in finding.examples]
+    if report.proposal and not args.write_split:
+        lines.append("Keep the proposed split with --write-split split.csv")
+    lines.append("ok" if not report.exit_code else "not ready: see the errors above")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

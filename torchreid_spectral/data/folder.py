@@ -1,0 +1,225 @@
+"""A user's own images: found in a folder or a table, with identity, camera and split.
+
+Three layouts are known, each with or without the folders ``train``, ``query`` and ``gallery`` (or
+Market-1501's and MARS's names of them) above it:
+
+=========  ====================================  ==========================================
+Layout     Images                                Tracklets
+=========  ====================================  ==========================================
+tree       ``<pid>/<camid>_*.jpg``               ``<pid>/<camid>_*/*.jpg``, a folder each, or
+                                                 ``<pid>/<camid>_<tracklet>_<frame>.jpg``
+names      ``0001_c1s1_000151_00.jpg``           ``0001C1T0001F001.jpg``
+table      ``path,pid,camid[,split]``            ``path`` is a folder of frames, or a column
+                                                 ``tracklet`` groups the rows
+=========  ====================================  ==========================================
+
+Identities and cameras may be any words in a tree or a table.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from torchreid_spectral.errors import InputError
+
+__all__ = ["SPLITS", "Item", "Scan", "natural", "scan"]
+
+SPLITS = ("train", "query", "gallery")
+_SPLIT_OF = {
+    "train": "train",
+    "bounding_box_train": "train",
+    "bbox_train": "train",
+    "query": "query",
+    "gallery": "gallery",
+    "test": "gallery",
+    "bounding_box_test": "gallery",
+    "bbox_test": "gallery",
+}
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_MARKET = re.compile(r"(-?\d+)_c(\d+)(s\d+_\d+)?")
+_MARS = re.compile(r"(\d{4}|00-1)C(\d+)T(\d+)F(\d+)")
+EXPECTED = (
+    "Expected <pid>/<camid>_*.jpg, Market-1501's names 0001_c1s1_000151_00.jpg, or a CSV with the "
+    "columns path,pid,camid[,split]; on data.type video <pid>/<camid>_*/*.jpg, MARS's names "
+    "0001C1T0001F001.jpg, or a CSV whose paths are folders of frames"
+)
+
+
+class Item(NamedTuple):
+    """An image, or a tracklet with all its frames in order."""
+
+    path: str | tuple[str, ...]
+    pid: str
+    camid: str
+    split: str  # of SPLITS, or "" where none is given
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file, or the files of all frames."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+@dataclass
+class Scan:
+    """What was found.
+
+    Attributes:
+        root: Where it was looked for.
+        kind: ``image`` or ``video``.
+        items: Sorted by split, identity, camera and path.
+        ignored: Files whose names say neither identity nor camera, and rows that are broken.
+        distractors: Identity of Market-1501's distractors; they are nobody.
+    """
+
+    root: Path
+    kind: str
+    items: list[Item] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    distractors: str = ""
+
+    @property
+    def has_split(self) -> bool:
+        """Whether every item says which split it is in."""
+        return bool(self.items) and all(item.split for item in self.items)
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Give a sort key that puts ``c2`` before ``c10``.
+
+    Args:
+        text: Any.
+
+    Returns:
+        The key.
+    """
+    parts = re.findall(r"\d+|\D+", text)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+
+
+def scan(root: str | Path, kind: str = "image") -> Scan:
+    """Find images or tracklets with their labels; no image is opened.
+
+    Args:
+        root: Folder, or a CSV file. Of a folder with one CSV at its top that is taken.
+        kind: ``image`` or ``video``.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InputError: If there is nothing there, or not a single name could be read.
+    """
+    root = Path(root).expanduser()
+    if not root.exists():
+        raise InputError(f"{root} does not exist. {EXPECTED}.")
+    found = Scan(root, kind)
+    tables = [root] if root.is_file() else sorted(root.glob("*.csv"))
+    if len(tables) > 1:
+        names = ", ".join(table.name for table in tables[:4])
+        raise InputError(f"{root} holds several CSV files ({names}): name one of them.")
+    if tables:
+        _read_table(tables[0], found)
+    else:
+        _read_folder(root, found)
+    if not found.items:
+        examples = f", such as {', '.join(found.ignored[:3])}" if found.ignored else ""
+        raise InputError(
+            f"No {kind} in {root} has an identity and a camera ({len(found.ignored)} files were "
+            f"passed over{examples}). {EXPECTED}."
+        )
+    found.items.sort(key=lambda i: (i.split, natural(i.pid), natural(i.camid), i.files))
+    return found
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*"), key=lambda path: natural(str(path))):
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
+            yield path
+
+
+def _read_folder(root: Path, found: Scan) -> None:
+    parts = {p: _SPLIT_OF[p.name] for p in root.iterdir() if p.is_dir() and p.name in _SPLIT_OF}
+    frames: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for part, split in parts.items() if parts else {root: ""}.items():
+        for path in _pictures(part):
+            label = _label(path.relative_to(part), found)
+            if label is None:
+                found.ignored.append(str(path))
+            elif label[0] in ("-1", "00-1"):
+                continue  # junk detections, which every protocol leaves out
+            else:
+                frames[(split, *label)].append(str(path))
+    if found.kind == "video":
+        for (split, pid, camid, _), paths in frames.items():
+            found.items.append(Item(tuple(paths), pid, camid, split))
+    else:
+        for (split, pid, camid, _), paths in frames.items():
+            found.items += [Item(path, pid, camid, split) for path in paths]
+
+
+def _label(path: Path, found: Scan) -> tuple[str, str, str] | None:
+    """Read identity, camera and tracklet off a path below its split's folder."""
+    folders, stem = path.parts[:-1], path.stem
+    video = found.kind == "video"
+    match = (_MARS if video else _MARKET).match(stem)
+    # below a person's folder 1_c5.jpg is a picture by camera 1; only a full name says otherwise
+    if match is not None and (match[3] or not folders):
+        pid, camid = match[1].lstrip("0") or "0", match[2]
+        if pid == "0":
+            found.distractors = "0"
+        return pid, camid, match[3] if video else ""
+    if video and len(folders) == 2 and "_" in folders[1]:
+        return folders[0], folders[1].split("_")[0], folders[1]
+    if len(folders) == 1 and stem.count("_") >= 1 + video and not stem.startswith("_"):
+        return folders[0], stem.split("_")[0], stem.rsplit("_", 1)[0] if video else ""
+    return None
+
+
+def _read_table(table: Path, found: Scan) -> None:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        columns = [name.strip() for name in rows.fieldnames or ()]
+        missing = [name for name in ("path", "pid", "camid") if name not in columns]
+        if missing:
+            raise InputError(
+                f"{table} must have the columns path,pid,camid[,split][,tracklet] in its first "
+                f"line, got {','.join(columns) or 'nothing'}: {', '.join(missing)} missing."
+            )
+        rows.fieldnames = columns
+        _collect(_rows(rows, table, found), found)
+
+
+def _rows(rows: Iterable[dict[str, str]], table: Path, found: Scan) -> Iterator[tuple[str, Item]]:
+    """Yield tracklet and item of each row that is whole; the others are noted."""
+    for number, row in enumerate(rows, start=2):
+        values = {name: (value or "").strip() for name, value in row.items() if name}
+        split = values.get("split", "").lower()
+        if not all(values[name] for name in ("path", "pid", "camid")):
+            found.ignored.append(f"{table.name} line {number}: a value is missing")
+        elif split and split not in _SPLIT_OF:
+            found.ignored.append(
+                f"{table.name} line {number}: split must be train, query or gallery, got {split!r}"
+            )
+        elif values["pid"] != "-1":
+            path = str(table.parent / Path(values["path"]).expanduser())
+            item = Item(path, values["pid"], values["camid"], _SPLIT_OF.get(split, ""))
+            yield values.get("tracklet", ""), item
+
+
+def _collect(rows: Iterator[tuple[str, Item]], found: Scan) -> None:
+    if found.kind == "image":
+        found.items += [item for _, item in rows]
+        return
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for tracklet, item in rows:
+        path = str(item.path)
+        key = (item.split, item.pid, item.camid, tracklet or path)
+        groups[key] += [str(p) for p in _pictures(Path(path))] if Path(path).is_dir() else [path]
+    for (split, pid, camid, _), paths in groups.items():
+        found.items.append(Item(tuple(paths), pid, camid, split))

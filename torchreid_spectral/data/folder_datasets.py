@@ -1,0 +1,176 @@
+"""A user's own images as torchreid knows them: ``data.sources folder``, for images and video."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchreid_spectral import _compat
+from torchreid_spectral.data.folder import Item, natural, scan
+from torchreid_spectral.data.splits import REASONS, camera_advice, propose_split, unmatched
+from torchreid_spectral.errors import InputError
+
+__all__ = ["Folder", "FolderDataset", "FolderOptions", "FolderVideoDataset", "folder_defaults"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How a user's images are read; a config's group ``folder``.
+
+    Args:
+        path: Folder or CSV file, absolute or below ``data.root``; that itself if empty.
+        train_share: Share of the identities to train on where no split is given.
+        seed: Of the draw of that split.
+        one_camera: Let matches in the query's own camera count.
+    """
+
+    path: str = ""
+    train_share: float = 0.5
+    seed: int = 0
+    one_camera: bool = False
+
+
+_active = FolderOptions()
+
+
+@contextmanager
+def folder_defaults(options: FolderOptions) -> Iterator[None]:
+    """Set how the dataset ``folder`` is read inside the block.
+
+    Args:
+        options: See the class.
+
+    Yields:
+        Nothing.
+    """
+    global _active
+    before, _active = _active, options
+    try:
+        yield
+    finally:
+        _active = before
+
+
+class Folder:
+    """Goes before torchreid's ``ImageDataset`` or ``VideoDataset``.
+
+    Args:
+        root: torchreid's ``data.root``.
+        mode: ``train``, ``query`` or ``gallery``.
+        **kwargs: What torchreid hands to every dataset.
+
+    Raises:
+        InputError: If there is nothing to train on or to ask for, and why.
+    """  # noqa: DOC502
+
+    name = "folder"
+    kind = "image"
+
+    def __init__(self, root: str = "", mode: str = "train", **kwargs: Any) -> None:  # noqa: ANN401
+        place = Path(root).expanduser() / _active.path
+        found = scan(place, self.kind)
+        items = found.items
+        if not found.has_split:
+            items = propose_split(
+                items,
+                train_share=_active.train_share,
+                seed=_active.seed,
+                one_camera=_active.one_camera,
+            )
+            if mode == "train":
+                logger.info("%s has no splits: %s", place, _describe(items))
+        _check_files(items, place)
+        if mode != "train":
+            _check_queries(items, place)
+        self._junk_pids = [0] if found.distractors else []
+        parts = _numbered(items, found.distractors, _active.one_camera)
+        if not parts[0] and mode == "train":
+            raise InputError(
+                f"{place} has no training images, only {_describe(items)}. Use it as a target "
+                "(-t folder) with another source, or add a folder train."
+            )
+        # torchreid looks at the first of each; what a mode does not use may be a stand-in
+        parts = [part or parts[0] or parts[2] for part in parts]
+        super().__init__(*parts, mode=mode, **kwargs)  # type: ignore[call-arg]
+
+
+class FolderDataset(Folder, _compat.load().data.ImageDataset):  # type: ignore[misc]
+    """Images of a user, see :mod:`~torchreid_spectral.data.folder`."""
+
+
+class FolderVideoDataset(Folder, _compat.load().data.VideoDataset):  # type: ignore[misc]
+    """Tracklets of a user, see :mod:`~torchreid_spectral.data.folder`."""
+
+    kind = "video"
+
+
+def _describe(items: Sequence[Item]) -> str:
+    counts = Counter(item.split for item in items)
+    parts = [
+        f"{counts[split]} {split} of {len({i.pid for i in items if i.split == split})} identities"
+        for split in ("train", "query", "gallery")
+        if counts[split]
+    ]
+    return ", ".join(parts)
+
+
+def _check_files(items: Sequence[Item], place: Path) -> None:
+    missing = [file for item in items for file in item.files if not Path(file).is_file()]
+    if missing:
+        raise InputError(
+            f"{place} names {len(missing)} files that do not exist, such as {missing[0]}: paths "
+            "in a CSV count from its folder."
+        )
+
+
+def _check_queries(items: Sequence[Item], place: Path) -> None:
+    """Answer what torchreid's "all query identities do not appear in gallery" leaves open."""
+    queries = [item for item in items if item.split == "query"]
+    gallery = any(item.split == "gallery" for item in items)
+    if not queries or not gallery:
+        raise InputError(
+            f"{place} has {_describe(items)}: a test needs both query and gallery. Add them, or "
+            "take all splits away to have one proposed."
+        )
+    lost = unmatched(items, one_camera=_active.one_camera)
+    if not lost:
+        return
+    why = "; ".join(
+        f"of {count}, {REASONS[reason]}" for reason, count in Counter(r for _, r in lost).items()
+    )
+    if len(lost) == len(queries):
+        raise InputError(
+            f"None of the {len(queries)} queries in {place} has a valid match: {why}. "
+            f"{camera_advice(items)} More: python tools/check_data.py {place}"
+        )
+    logger.warning("%d of %d queries have no valid match: %s.", len(lost), len(queries), why)
+
+
+def _numbered(items: Sequence[Item], distractors: str, one_camera: bool) -> list[list[Any]]:
+    """Give train, query and gallery with numbers as torchreid wants them."""
+    cameras = {c: n for n, c in enumerate(sorted({i.camid for i in items}, key=natural))}
+    words = sorted({i.pid for i in items}, key=natural)
+    numeric = all(word.isdecimal() for word in words)
+    pids = {word: int(word) if numeric else n for n, word in enumerate(words, start=1)}
+    people = {i.pid for i in items if i.split == "train" and i.pid != distractors}
+    labels = {pid: label for label, pid in enumerate(sorted(people, key=natural))}
+    own = len(cameras) if one_camera else None  # of queries alone, so that all matches count
+    train = [
+        (i.path, labels[i.pid], cameras[i.camid])
+        for i in items
+        if i.split == "train" and i.pid in labels
+    ]
+    query = [
+        (i.path, pids[i.pid], cameras[i.camid] if own is None else own)
+        for i in items
+        if i.split == "query"
+    ]
+    gallery = [(i.path, pids[i.pid], cameras[i.camid]) for i in items if i.split == "gallery"]
+    return [train, query, gallery]
