@@ -206,11 +206,11 @@ def load_checkpoint(fpath: str | os.PathLike[str]) -> Any:  # noqa: ANN401 (what
     path = Path(fpath).expanduser().resolve()
     if not path.exists():
         raise FileNotFoundError(f'File is not found at "{path}"')
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         return _load_weights_only(path)
     except Exception as error:  # torch raises many kinds for a bad file
         raise InputError(

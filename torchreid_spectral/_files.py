@@ -24,9 +24,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb") as file:  # a power cut keeps the old file or the new one
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:  # also after a rename onto another link of the same file, which does nothing
         temporary.unlink(missing_ok=True)
-        raise
     _sync_folder(path.parent)
 
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,12 +25,13 @@ from torchreid_spectral.config.losses import (
     build_distillation,
     check_losses,
 )
+from torchreid_spectral.data.cache import CACHES, ImageCache
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.folder_datasets import FolderOptions, folder_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
 from torchreid_spectral.data.transforms import PAD_CROP, crop_defaults
-from torchreid_spectral.engine import image, stock
+from torchreid_spectral.engine import distributed, image, stock
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.schedulers import warmup_defaults
@@ -92,6 +94,7 @@ def check_config(cfg: CfgNode) -> None:
         ("train.lr_scheduler", cfg.train.lr_scheduler, schedulers),
         ("sampler.train_sampler", cfg.sampler.train_sampler, samplers),
         ("sampler.train_sampler_t", cfg.sampler.train_sampler_t, samplers),
+        ("data.cache", cfg.data.cache, CACHES),
         *(("transform", name, TRANSFORMS) for name in cfg.data.transforms),
     ):
         if name not in known:
@@ -138,6 +141,15 @@ def check_config(cfg: CfgNode) -> None:
             "loss.triplet.weight_x is 0: only the backbone's features are trained and the walk "
             "has no effect. Set it above 0 to train the spectral head."
         )
+    processes = distributed.started_by_torchrun()
+    if processes > 1 and not cfg.test.evaluate:
+        share, rest = divmod(cfg.train.batch_size, processes)
+        if rest or share % cfg.sampler.num_instances:
+            raise InputError(
+                f"Each of {processes} processes takes whole identities: train.batch_size must be "
+                f"a multiple of {processes} x sampler.num_instances {cfg.sampler.num_instances}, "
+                f"got {cfg.train.batch_size}."
+            )
     if cfg.train.patience and cfg.test.eval_freq <= 0:
         raise InputError(
             "train.patience counts the tests during training: set test.eval_freq too, got "
@@ -342,6 +354,7 @@ def build_engine(
         "whitening": build_whitening(cfg),
         "picture_queries": cfg.report.ranked_lists,
         "options": training_options(cfg),
+        "reader": _cache(cfg, datamanager),
         **reporting,
     }
     video = cfg.data.type == "video"
@@ -367,6 +380,19 @@ def build_engine(
         weight_t=cfg.loss.triplet.weight_t,
         weight_x=cfg.loss.triplet.weight_x,
         **parts,
+    )
+
+
+def _cache(cfg: CfgNode, datamanager: Any) -> ImageCache | None:  # noqa: ANN401
+    if cfg.data.cache == "none":
+        return None
+    loaders = [datamanager.train_loader]
+    loaders += [part for parts in datamanager.test_loader.values() for part in parts.values()]
+    found = [item[0] for loader in loaders for item in loader.dataset.data]
+    paths = [path for each in found for path in ([each] if isinstance(each, str) else each)]
+    folder = Path(cfg.data.root) / ".torchreid_spectral_cache"
+    return ImageCache(
+        paths, cfg.data.height, cfg.data.width, folder if cfg.data.cache == "disk" else None
     )
 
 

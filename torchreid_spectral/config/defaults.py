@@ -179,11 +179,13 @@ _SPECTRAL: dict[str, Any] = {
         "graph_every": 0,
         "sync_bn": False,
     },
+    # cache none, ram or disk: of decoded and resized images; timeout: seconds to wait for a batch.
     # crop_padding: black pixels at each side before random_pad_crop, of data.transforms, crops.
     "data": {
         "on_error": "raise",
         "persistent_workers": False,
         "timeout": 0.0,
+        "cache": "none",
         "crop_padding": 10,
     },
     # whitening of the test features, fitted on the training set's: none, pca, zca or iterative;

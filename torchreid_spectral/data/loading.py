@@ -17,7 +17,7 @@ In the state     Meaning
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -130,6 +130,7 @@ class EpochLoader:
         timeout: Seconds after which a batch that does not come is an error; 0 for never.
         rank: Number of this process.
         world_size: Number of processes; each takes its part of the rows of every batch.
+        first: Gives every process what the first one has: the order of an epoch is one.
 
     Raises:
         InputError: If the processes cannot share a batch.
@@ -145,7 +146,9 @@ class EpochLoader:
         timeout: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
+        first: Callable[[Any], Any] = lambda item: item,
     ) -> None:
+        self.first = first
         self.sampler, self.drop_last = loader.sampler, loader.drop_last
         self.batch_size, self.workers = int(loader.batch_size), int(loader.num_workers)
         self.rank, self.world_size = rank, world_size
@@ -230,7 +233,7 @@ class EpochLoader:
     def _start_epoch(self) -> None:
         # The draws of torch's DataLoader, in its order.
         self._base_seed = int(torch.empty((), dtype=torch.int64).random_().item())
-        self._order = [int(index) for index in self.sampler]
+        self._order = self.first([int(index) for index in self.sampler])
         self.position, self._slots = 0, {}
 
     def _batches(self) -> list[list[int]]:

@@ -17,6 +17,7 @@ from torchreid_spectral.data.images import ImageReader
 from torchreid_spectral.data.loading import EpochLoader
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.faults import StopSignals
+from torchreid_spectral.engine.loop import say
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.results import TestResult, provenance
 from torchreid_spectral.engine.step import unwrapped
@@ -84,6 +85,7 @@ class ReportingMixin(TestMixin):
             timeout=self.options.timeout,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            first=distributed.first_object,
         )
 
     def run(
@@ -166,6 +168,8 @@ class ReportingMixin(TestMixin):
 
     def _final_test(self, save_dir: str, tests: dict[str, Any]) -> None:
         engine: Any = self
+        if self._training:
+            say("=> Final test")
         result = self.test(save_dir=save_dir, **tests)
         if self._training:
             engine.save_model(engine.epoch, result, save_dir)

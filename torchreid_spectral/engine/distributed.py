@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 
-def started_by_torchrun() -> bool:
-    """Say whether the environment names other processes.
+def started_by_torchrun() -> int:
+    """Count the processes that torchrun has started, before they have joined.
 
     Returns:
-        Whether it does.
+        1 without torchrun.
     """
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def process_group(use_gpu: bool) -> Iterator[None]:
     Raises:
         InputError: If there are more processes on a machine than GPUs.
     """
-    if not started_by_torchrun():
+    if started_by_torchrun() == 1:
         yield
         return
     options: dict[str, Any] = {"timeout": timedelta(minutes=30)}

@@ -13,7 +13,7 @@ from torchreid_spectral.errors import RunError
 
 __all__ = ["Interrupted", "NotFinite", "StopSignals"]
 
-_MAX_SKIPPED_IN_A_ROW = 50
+_MAX_SKIPPED_IN_A_ROW = 20
 
 
 class Interrupted(RunError):

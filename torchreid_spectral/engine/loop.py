@@ -23,7 +23,7 @@ from torchreid_spectral.engine.faults import Interrupted, StopSignals
 from torchreid_spectral.engine.progress import Progress, apply, snapshot
 from torchreid_spectral.engine.step import StepMixin
 
-__all__ = ["Bar", "LoopMixin"]
+__all__ = ["Bar", "LoopMixin", "say"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class LoopMixin(StepMixin):
             steps = self.progress.epoch * len(engine.train_loader) + engine.train_loader.position
             engine.writer = SummaryWriter(log_dir=save_dir, purge_step=steps or None)
         start_eval, eval_freq = how.pop("start_eval"), how.pop("eval_freq")
+        say("=> Start training")
         if self.progress.test_due:
             self._test_epoch(save_dir, tests)
         while self.progress.epoch < engine.max_epoch and not self.progress.finished:
@@ -127,7 +128,7 @@ class LoopMixin(StepMixin):
             losses.update(self.forward_backward(data))
             seconds.update(time.time() - end)
             if loader.position % print_freq == 0:
-                _say(_line(engine, losses, seconds, waiting))
+                say(_line(engine, losses, seconds, waiting))
             if engine.writer is not None:
                 scalars.write_step(engine, losses, seconds, waiting)
             self._after_step(losses)
@@ -194,7 +195,11 @@ def _line(engine: Any, losses: Any, seconds: Any, waiting: Any) -> str:  # noqa:
     )
 
 
-def _say(line: str) -> None:
-    """Write a line where torchreid prints its own."""
+def say(line: str) -> None:
+    """Write a line where torchreid prints its own; the first process does.
+
+    Args:
+        line: What.
+    """
     if distributed.rank() == 0:
         sys.stdout.write(line + "\n")

@@ -109,6 +109,11 @@ def apply(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
                        if key.startswith(prefix)}  # fmt: skip
             unwrapped(engine._models[name]).load_state_dict(weights)
             parts = state["models"][name]
+            if parts["kinds"] != _kinds(engine, name):
+                raise InputError(
+                    f"The checkpoint does not fit: it is of {parts['kinds']}, this run has "
+                    f"{_kinds(engine, name)}. Resume with the config it was trained with."
+                )
             engine._optims[name].load_state_dict(parts["optimizer"])
             if engine._scheds[name] is not None:
                 engine._scheds[name].load_state_dict(parts["scheduler"])
@@ -145,9 +150,14 @@ def apply(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
 def _parts(engine: Any, name: str) -> dict[str, Any]:  # noqa: ANN401
     scheduler = engine._scheds[name]
     return {
+        "kinds": _kinds(engine, name),
         "optimizer": engine._optims[name].state_dict(),
         "scheduler": None if scheduler is None else scheduler.state_dict(),
     }
+
+
+def _kinds(engine: Any, name: str) -> list[str]:  # noqa: ANN401
+    return [type(part).__name__ for part in (engine._optims[name], engine._scheds[name])]
 
 
 def _losses(engine: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401

@@ -105,10 +105,10 @@ class StepMixin:
     def _check_options(self) -> None:
         engine: Any = self
         options = self.options
-        if options.chunk_size and type(self).forward is not StepMixin.forward:
+        if options.chunk_size and getattr(self, "distillation", None) is not None:
             raise InputError(
-                "train.chunk_size cuts the batch before the losses, but this engine's losses need "
-                "more than the model's outputs. Set train.chunk_size 0."
+                "train.chunk_size does not go together with a teacher: its features are of the "
+                "whole batch. Set train.chunk_size 0."
             )
         if options.sync_bn and not engine.use_gpu:
             raise InputError("train.sync_bn needs a GPU: PyTorch has no SyncBatchNorm for CPUs.")

@@ -1,0 +1,406 @@
+"""The fault table: what goes wrong in a run, and what is said about it.
+
+``python -m pytest tests/engine/test_faults.py -q -s`` prints it: fault, expected, seen.
+"""
+
+import importlib.util
+import os
+import pickle
+import resource
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+TRAIN = "synthetic_pedestrians/bounding_box_train"
+OPTIONS = [
+    "--config-file", "configs/spectral_demo.yaml",
+    "model.name", "spectral_osnet_x0_25", "train.print_freq", "1", "report.ranked_lists", "0",
+    "rerank.k", "5", "test.rerank", "False",
+]  # fmt: skip
+
+
+class Place:
+    """A folder with a dataset of its own, a run, and a way to run it again."""
+
+    def __init__(self, folder, data_root, options, main):
+        self.folder, self.main = folder, main
+        self.root, self.log = folder / "data", folder / "log"
+        shutil.copytree(data_root, self.root)
+        options = dict(zip(options[::2], options[1::2])) | {"data.root": str(self.root)}
+        flat = [part for pair in options.items() for part in pair]
+        self.arguments = [*OPTIONS[:2], *flat, *OPTIONS[2:], "data.save_dir", str(self.log)]
+
+    def run(self, *more):
+        return self.main([*self.arguments, "train.max_epoch", "1", *more])
+
+    def images(self, part="bounding_box_train"):
+        return sorted((self.root / "synthetic_pedestrians" / part).glob("*.jpg"))
+
+    def checkpoint(self, name="last.state.pt"):
+        return self.log / "checkpoints" / name
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("tools_main", REPOSITORY / "tools" / "main.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def place(torchreid, data_root, tiny_options, main, tmp_path):
+    return Place(tmp_path, data_root, tiny_options, main)
+
+
+@pytest.fixture(scope="module")
+def finished(torchreid, data_root, tiny_options, main, tmp_path_factory):
+    """A run of one epoch, never changed; faults copy it."""
+    place = Place(tmp_path_factory.mktemp("finished"), data_root, tiny_options, main)
+    assert place.run() == 0
+    return place
+
+
+@pytest.fixture
+def trained(finished, place):
+    shutil.copytree(finished.log, place.log)
+    return place
+
+
+def truncate(path, share=0.5):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/owned",)
+
+
+# Faults of a new run: what is done to it, options, exit status, words of the message.
+def broken_image(place):
+    truncate(place.images()[3])
+
+
+def empty_image(place):
+    place.images()[3].write_bytes(b"")
+
+
+def no_image(place):
+    place.images()[3].write_text("not a picture")
+
+
+def broken_query(place):
+    truncate(place.images("query")[0])
+
+
+def broken_in_many(place):
+    for path in place.images()[::16]:
+        truncate(path)
+
+
+def nothing(place):
+    pass
+
+
+def file_for_folder(place):
+    place.log.write_text("")
+
+
+def read_only(place):
+    place.log.mkdir()
+    (place.log / "checkpoints").write_text("in the way")
+
+
+NEW_RUN = {
+    "image truncated": (broken_image, [], 2, ["cannot be read", "image ", "train set of Synth"]),
+    "image empty": (empty_image, [], 2, ["cannot identify image file", "train set"]),
+    "image is text": (no_image, [], 2, ["cannot identify image file", "data.on_error skip"]),
+    "image truncated, 2 workers": (broken_image, ["data.workers", "2"], 2, ["cannot be read"]),
+    "image truncated, skip": (broken_image, ["data.on_error", "skip"], 0, ["Passed over"]),
+    "images truncated, skip, 2 workers": (
+        broken_in_many, ["data.on_error", "skip", "data.workers", "2"], 0, ["were passed over"]),
+    "query truncated": (broken_query, [], 2, ["cannot be read", "query set of Synth"]),
+    "query truncated, skip": (broken_query, ["data.on_error", "skip"], 0, ["Passed over"]),
+    "save_dir is a file": (file_for_folder, [], 2, ["data.save_dir", "cannot be written"]),
+    "checkpoints cannot be written": (read_only, [], 1, ["could not be written", "intact"]),
+    "loss overflows": (
+        nothing, ["train.optim", "sgd", "train.lr", "1e38", "train.warmup_epochs", "0"], 1,
+        ["is not finite", ".jpg", "train.on_nan skip"]),
+    "only such steps, skip": (
+        nothing,
+        ["train.optim", "sgd", "train.lr", "1e38", "train.warmup_epochs", "0", "train.max_epoch",
+         "30", "train.on_nan", "skip"], 1, ["is not finite"]),
+    "unknown precision": (nothing, ["train.amp", "fp8"], 2, ["amp must be one of off, bf16"]),
+    "fp16 on a CPU": (nothing, ["train.amp", "fp16"], 2, ["fp16 needs a GPU"]),
+    "sync_bn on a CPU": (nothing, ["train.sync_bn", "True"], 2, ["sync_bn"]),
+    "unknown policy": (nothing, ["train.on_nan", "ignore"], 2, ["on_nan must be one of stop"]),
+    "unknown figure": (nothing, ["train.keep", "map"], 2, ["keep must be one of mAP, rank-1"]),
+    "decay out of range": (nothing, ["train.ema_decay", "1.0"], 2, ["ema_decay must be in [0"]),
+    "negative norm": (nothing, ["train.clip_norm", "-1.0"], 2, ["clip_norm must be >= 0"]),
+    "patience without tests": (nothing, ["train.patience", "2"], 2, ["test.eval_freq"]),
+    "key misspelt": (nothing, ["train.apm", "bf16"], 2, ["Did you mean train.amp"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", NEW_RUN)
+def test_new_run(place, capfd, caplog, fault):
+    harm, options, status, words = NEW_RUN[fault]
+    harm(place)
+    with caplog.at_level("INFO", "torchreid_spectral"):
+        seen = place.run(*options)
+    captured = capfd.readouterr()
+    shown = captured.out + captured.err + caplog.text
+    report(capfd, fault, status, words, seen, shown)
+    assert seen == status
+    assert "Traceback" not in captured.err
+    for word in words:
+        assert word in shown
+
+
+def report(capfd, fault, status, words, seen, shown):
+    hits = [word for word in words if word in shown]
+    with capfd.disabled():
+        if os.environ.get("FAULT_TABLE"):
+            sys.stdout.write(f"| {fault} | exit {status}: {', '.join(words)} | exit {seen}: "
+                  f"{', '.join(hits)} |\n")  # fmt: skip
+
+
+# Faults of a run that is to go on: what is done to the checkpoint, exit status, words.
+def no_state(place):
+    for name in ("last", "previous"):
+        place.checkpoint(f"{name}.state.pt").unlink(missing_ok=True)
+
+
+def state_truncated(place):
+    for name in ("last", "previous"):
+        if place.checkpoint(f"{name}.state.pt").exists():
+            truncate(place.checkpoint(f"{name}.state.pt"))
+
+
+def weights_truncated(place):
+    for name in ("last", "previous"):
+        if place.checkpoint(f"{name}.safetensors").exists():
+            truncate(place.checkpoint(f"{name}.safetensors"))
+
+
+def foreign_state(place):
+    for name in ("last", "previous"):
+        torch.save({"state_dict": {}}, place.checkpoint(f"{name}.state.pt"))
+
+
+def malicious(place):
+    for name in ("last", "previous"):
+        place.checkpoint(f"{name}.state.pt").write_bytes(pickle.dumps(Malicious()))
+
+
+def torn(place):
+    """A kill between the renames: the weights are newer than the state."""
+    shutil.copy(place.checkpoint("last.safetensors"), place.checkpoint("x"))
+    for suffix in (".safetensors", ".state.pt"):
+        shutil.copy(place.checkpoint(f"last{suffix}"), place.checkpoint(f"previous{suffix}"))
+    place.checkpoint("last.safetensors").write_bytes(b"newer")
+
+
+def leftover(place):
+    place.checkpoint(".last.state.pt.1.tmp").write_bytes(b"half")
+
+
+GO_ON = {
+    "state missing": (no_state, [], 2, ["is missing: weights alone cannot be resumed"]),
+    "state truncated": (state_truncated, [], 2, ["last.state.pt is not a checkpoint"]),
+    "weights truncated": (weights_truncated, [], 2, ["does not belong to last.state.pt"]),
+    "state of another program": (foreign_state, [], 2, ["is not a state of this program"]),
+    "state is a malicious pickle": (malicious, [], 2, ["is not a checkpoint that can"]),
+    "killed between two renames": (torn, [], 0, ["Resumed"]),
+    "killed while writing": (leftover, [], 0, ["Resumed"]),
+    "another model": (
+        nothing, ["model.name", "spectral_resnet18"], 2, ["does not fit this model"]),
+    "another optimiser": (nothing, ["train.optim", "sgd"], 2, ["'Adam'", "'SGD'"]),
+    "another schedule": (
+        nothing, ["train.lr_scheduler", "cosine"], 2, ["CosineAnnealingLR", "does not fit"]),
+    "another batch size": (
+        nothing, ["train.batch_size", "8", "train.max_epoch", "2"], 2, ["train.batch_size"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", GO_ON)
+def test_going_on(trained, capfd, caplog, fault):
+    harm, options, status, words = GO_ON[fault]
+    harm(trained)
+    seen = trained.run("model.resume", "auto", *options)
+    captured = capfd.readouterr()
+    report(capfd, fault, status, words, seen, captured.out + captured.err)
+    assert seen == status, captured.err
+    assert "Traceback" not in captured.err
+    for word in words:
+        assert word in captured.out + captured.err
+    assert not list(trained.checkpoint("").glob(".*.tmp")) or status
+    assert not Path("/tmp/owned").exists()
+
+
+def test_torchreids_old_checkpoint_goes_on(trained, capsys):
+    old = trained.log / "model" / "model.pth.tar-1"
+    assert trained.run("model.resume", str(old), "train.max_epoch", "2") == 0
+    assert "epoch: [2/2]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "last.state.pt"])
+def test_named_checkpoint_that_is_broken(trained, capsys, name):
+    truncate(trained.checkpoint(name))
+    assert trained.run("model.resume", str(trained.checkpoint("last.safetensors"))) == 2
+    assert name in capsys.readouterr().err
+
+
+def test_broken_weights_to_start_from(trained, capsys):
+    truncate(trained.checkpoint("last.safetensors"))
+    assert trained.run("model.load_weights", str(trained.checkpoint("last.safetensors"))) == 2
+    assert "is not a checkpoint that can be loaded" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(torchreid, tmp_path):
+    """The size limit of the process stands for the disk: the write fails half-way."""
+    from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
+    from torchreid_spectral.errors import RunError
+
+    folder = CheckpointFolder(tmp_path)
+    folder.save(Checkpoint({"w": torch.ones(10)}, {}, {"step": 1}))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        with pytest.raises(RunError, match=r"could not be written.*The one before it is intact"):
+            folder.save(Checkpoint({"w": torch.ones(10**6)}, {}, {"step": 2}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert folder.latest().state["step"] == 1
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("killed_at", range(10))
+def test_killed_at_any_rename_a_whole_checkpoint_is_left(tmp_path, monkeypatch, killed_at):
+    """Stop before the n-th rename of a save, go on, save again: never without a checkpoint."""
+    from torchreid_spectral import _files
+    from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
+
+    folder, renames = CheckpointFolder(tmp_path), [0]
+    replace = os.replace
+
+    class Killed(BaseException):
+        pass
+
+    def counted(source, target):
+        renames[0] += 1
+        if renames[0] == killed_at + 1:
+            raise Killed
+        replace(source, target)
+
+    def save(step):
+        weights = {"w": torch.full((3,), float(step))}
+        folder.save(Checkpoint(weights, {"w": -weights["w"]}, {"step": step}), best=True)
+
+    save(0)
+    save(1)
+    monkeypatch.setattr(_files.os, "replace", counted)
+    try:
+        save(2)
+    except Killed:
+        pass
+    monkeypatch.undo()
+    found = folder.latest()
+    assert found.state["step"] in (1, 2)
+    assert float(found.weights["w"][0]) == found.state["step"] == -float(found.averaged["w"][0])
+    save(3)
+    assert folder.latest().state["step"] == 3
+
+
+def test_a_dead_worker_is_reported(place, monkeypatch, capsys):
+    """Killed as the kernel kills when memory is short."""
+    from torchreid_spectral.data import loading
+
+    load = loading.NamedItems._load
+
+    def killed(self, index, skipped):
+        if torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(self, index, skipped)
+
+    monkeypatch.setattr(loading.NamedItems, "_load", killed)
+    assert place.run("data.workers", "1") == 1
+    shown = capsys.readouterr().err
+    assert "workers died or hang" in shown and "data.workers" in shown
+
+
+@pytest.mark.slow
+def test_a_hanging_worker_is_reported(place, monkeypatch, capsys):
+    import time
+
+    from torchreid_spectral.data import loading
+
+    def hangs(self, index, skipped):
+        time.sleep(60)
+
+    monkeypatch.setattr(loading.NamedItems, "_load", hangs)
+    assert place.run("data.workers", "1", "data.timeout", "1.0") == 1
+    assert "timed out" in capsys.readouterr().err
+
+
+def test_a_test_that_fails_leaves_the_trained_weights(place, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise OSError("no room")
+
+    monkeypatch.setattr("torchreid_spectral.engine.testing.write_json", broken)
+    with pytest.raises(OSError, match="no room"):
+        place.run()
+    assert place.checkpoint().exists()
+
+
+def test_skipped_step_leaves_no_trace(torchreid, place):
+    """Neither weights nor the statistics of BatchNorm know of it."""
+    from torchreid_spectral.engine.options import TrainingOptions
+
+    engine = build_engine(place)
+    engine.options = TrainingOptions(on_nan="skip")
+    engine.set_model_mode("train")
+    data = next(iter(engine.train_loader))
+    engine.forward_backward(data)
+    before = {name: value.clone() for name, value in engine.model.state_dict().items()}
+    engine.forward_backward({**data, "img": data["img"] * float("inf")})
+    assert engine.guard.skipped == 1
+    assert all(torch.equal(value, before[k]) for k, value in engine.model.state_dict().items())
+    engine.forward_backward(data)
+    assert not torch.equal(before["conv1.conv.weight"], engine.model.conv1.conv.weight)
+
+
+def build_engine(place, *more):
+    from torchreid_spectral.config import build, get_default_config, merge_file, merge_options
+
+    cfg = get_default_config()
+    merge_file(cfg, REPOSITORY / OPTIONS[1])
+    merge_options(cfg, [*place.arguments[2:], *more])
+    cfg.use_gpu = False
+    import torchreid_spectral as ts
+
+    with build.active_defaults(cfg):
+        data = build.build_datamanager(cfg)
+        model = ts.build_model(cfg.model.name, data.num_train_pids, cfg.loss.name, False)
+        optimizer = build.build_optimizer(cfg, model)
+        scheduler = build.build_scheduler(cfg, optimizer)
+        return build.build_engine(cfg, data, model, optimizer, scheduler)
+
+
+def test_replaced_images_keep_the_batch(place):
+    """P x K stays: the next readable image of the identity takes the place."""
+    truncate(place.images()[0])
+    engine = build_engine(place, "data.on_error", "skip")
+    for batch in engine.train_loader:
+        assert batch["img"].shape[0] == 16
+        assert batch["pid"].view(-1, 4).unique(dim=1).shape[1] == 1
+    assert len(engine.train_loader.skipped) <= 1

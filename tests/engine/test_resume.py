@@ -1,0 +1,189 @@
+"""A run that is killed and goes on ends with the weights of one that was not, bit for bit."""
+
+import hashlib
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+# Everything that has a state: augmentation, dropout of none, momentum, schedule, average, tests.
+RUN = [
+    "--config-file", "configs/spectral_demo.yaml",
+    "model.name", "spectral_osnet_x0_25", "train.max_epoch", "2", "train.checkpoint_every", "1",
+    "train.print_freq", "1", "test.eval_freq", "1", "report.ranked_lists", "0", "rerank.k", "5",
+    "data.transforms", "['random_flip','random_crop','random_erase','color_jitter']",
+    "train.ema_decay", "0.9", "train.clip_norm", "5.0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums of several threads differ from those of one in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("tools_main", REPOSITORY / "tools" / "main.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture(scope="module")
+def command(tiny_options):
+    def build(folder, workers=0, *more):
+        options = [*tiny_options, *RUN[2:], "train.deterministic", "True",
+                   "data.save_dir", str(folder), "data.workers", str(workers)]  # fmt: skip
+        return [*RUN[:2], *options, *more]
+
+    return build
+
+
+def fingerprint(folder, name="last"):
+    digest = hashlib.sha256()
+    for suffix in (".safetensors", ".ema.safetensors"):
+        digest.update((Path(folder) / "checkpoints" / f"{name}{suffix}").read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(torchreid, main, command, tmp_path_factory):
+    """The fingerprint of the run that nobody kills, and how long its steps take."""
+    found = {}
+    for workers in (0, 2):
+        folder = tmp_path_factory.mktemp("whole")
+        started = time.perf_counter()
+        assert main(command(folder, workers)) == 0
+        found[workers] = fingerprint(folder), time.perf_counter() - started
+    return found
+
+
+def start(arguments):
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "tools/main.py", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process, words):
+    shown = []
+    for line in process.stdout:
+        shown.append(line)
+        if words in line:
+            return "".join(shown)
+    raise AssertionError("".join(shown) + process.stderr.read())
+
+
+def test_killed_in_the_middle_of_an_epoch(main, command, uninterrupted, tmp_path, capfd):
+    process = start(command(tmp_path))
+    wait_for(process, "epoch: [1/2][2/")
+    process.kill()
+    process.communicate()
+    assert main(command(tmp_path, 0, "model.resume", "auto")) == 0
+    shown = capfd.readouterr().out
+    assert "Resumed in epoch 1 after " in shown and "starting afresh" not in shown
+    assert fingerprint(tmp_path) == uninterrupted[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(10))
+def test_killed_at_a_random_moment(main, command, uninterrupted, tmp_path, moment, capsys):
+    workers = 2 * (moment % 2)
+    expected, seconds = uninterrupted[workers]
+    process = start(command(tmp_path, workers))
+    wait_for(process, "Start training" if moment > 7 else "[1/2][1/")
+    delay = random.Random(moment).uniform(0, 0.9 * seconds)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    assert main(command(tmp_path, workers, "model.resume", "auto")) == 0
+    with capsys.disabled():
+        line = f"killed after {delay:.2f} s, {workers} workers: {fingerprint(tmp_path)[:16]}"
+        sys.stdout.write(f"\n{line}, uninterrupted {expected[:16]}")
+    assert fingerprint(tmp_path) == expected
+
+
+@pytest.mark.parametrize("signum", [
+    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])  # fmt: skip
+def test_told_to_stop_it_saves_and_exits(main, command, uninterrupted, tmp_path, signum):
+    arguments = command(tmp_path, 2, "train.checkpoint_every", "0")
+    process = start(arguments)
+    wait_for(process, "epoch: [1/2][1/")
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert "everything is saved" in errors and "Traceback" not in errors
+    assert main([*arguments, "model.resume", "auto"]) == 0
+    assert fingerprint(tmp_path) == uninterrupted[2][0]
+
+
+def test_workers_draw_what_the_checkpoint_says(torchreid, main, command, uninterrupted, tmp_path):
+    """Persistent workers are seeded anew each epoch, as fresh ones are."""
+    assert main(command(tmp_path, 2, "data.persistent_workers", "True")) == 0
+    assert fingerprint(tmp_path) == uninterrupted[2][0]
+
+
+def test_going_on_after_the_end_changes_no_weight(torchreid, main, command, tmp_path, capsys):
+    assert main(command(tmp_path, 0, "train.max_epoch", "1")) == 0
+    before = load_file(tmp_path / "checkpoints" / "last.safetensors")
+    assert main(command(tmp_path, 0, "train.max_epoch", "1", "model.resume", "auto")) == 0
+    after = load_file(tmp_path / "checkpoints" / "last.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_auto_without_a_checkpoint_starts_afresh(torchreid, main, command, tmp_path, capsys):
+    assert main(command(tmp_path, 0, "train.max_epoch", "1", "model.resume", "auto")) == 0
+    assert "starting afresh" in capsys.readouterr().out
+
+
+def test_a_longer_run_goes_on_from_a_named_checkpoint(torchreid, main, command, tmp_path, capsys):
+    assert main(command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")) == 0
+    last = tmp_path / "checkpoints" / "last.safetensors"
+    more = ["model.resume", str(last), "train.lr", "0.001", "test.eval_freq", "-1"]
+    assert main(command(tmp_path / "more", 0, *more)) == 0
+    shown = capsys.readouterr().out
+    assert "train.lr 0.003 -> 0.001" in shown and "train.max_epoch 1 -> 2" in shown
+    assert "epoch: [2/2][1/" in shown and shown.count("epoch: [1/2]") == 0
+
+
+@pytest.mark.parametrize("scheduler", ["single_step", "multi_step", "cosine", "warmup_multi_step"])
+@pytest.mark.parametrize("optimizer", ["adam", "amsgrad", "sgd", "rmsprop", "radam"])
+def test_every_optimizer_and_schedule_has_a_safe_state(torchreid, optimizer, scheduler, tmp_path):
+    from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
+
+    model = torch.nn.Linear(3, 2)
+    optim = torchreid.optim.build_optimizer(model, optim=optimizer)
+    stepsize = [2, 4] if "multi" in scheduler else 3
+    schedule = torchreid.optim.build_lr_scheduler(
+        optim, lr_scheduler=scheduler, stepsize=stepsize, max_epoch=5
+    )
+    model(torch.rand(4, 3)).sum().backward()
+    optim.step()
+    schedule.step()
+    state = {"optimizer": optim.state_dict(), "scheduler": schedule.state_dict()}
+    folder = CheckpointFolder(tmp_path)
+    folder.save(Checkpoint(model.state_dict(), {}, state))
+    loaded = folder.load("last").state
+    optim.load_state_dict(loaded["optimizer"])
+    assert schedule.state_dict() == loaded["scheduler"] or scheduler == "warmup_multi_step"

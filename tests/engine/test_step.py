@@ -1,0 +1,204 @@
+"""Tests of the training step: chunks, precision, clipping, averages, early stopping."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchreid_spectral as ts
+from torchreid_spectral.config import build, get_default_config, merge_options
+from torchreid_spectral.engine.options import TrainingOptions
+from torchreid_spectral.engine.progress import Progress
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+SPECTRAL = ["model.name", "spectral_osnet_x0_25", "loss.name", "spectral", "train.optim", "sgd"]
+
+
+class Data:
+    """A data manager of nothing: the batches are given by hand."""
+
+    num_train_pids, sources, train_loader, test_loader = 4, [], None, {}
+
+
+@pytest.fixture
+def build_engine(torchreid, monkeypatch):
+    from torchreid_spectral.engine.base import ReportingMixin
+
+    monkeypatch.setattr(ReportingMixin, "_loader", lambda self, loader: loader)
+
+    def make(*options, frozen=True):
+        cfg = get_default_config()
+        merge_options(cfg, [*SPECTRAL, *options])
+        cfg.use_gpu = False
+        torch.manual_seed(0)
+        with build.active_defaults(cfg):
+            model = ts.build_model(cfg.model.name, 4, cfg.loss.name, False)
+            optimizer = build.build_optimizer(cfg, model)
+            engine = build.build_engine(cfg, Data, model, optimizer, None)
+        model.train()
+        for module in model.modules() if frozen else ():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return engine
+
+    return make
+
+
+def batch(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(16, 3, 64, 32, generator=generator).to(dtype)
+    return {"img": images, "pid": torch.arange(4).repeat_interleave(4), "impath": ["a.jpg"]}
+
+
+def gradients(engine):
+    return {name: p.grad for name, p in engine.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("chunk", [3, 4, 16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["loss.metric", "['triplet']"],
+        ["model.name", "spectral_pcb_p4"],
+        ["model.name", "osnet_x0_25", "loss.name", "triplet", "loss.triplet.weight_x", "1.0"],
+    ],
+)
+def test_chunks_give_the_gradient_of_the_whole_batch(build_engine, options, chunk):
+    """The graph and the losses span the batch; BatchNorm is frozen, dropout there is none."""
+    found = []
+    for size in (0, chunk):
+        engine = build_engine("train.lr", "0.0", "train.chunk_size", str(size), *options)
+        engine.model.double()
+        found.append((engine.forward_backward(batch(torch.float64)), gradients(engine)))
+    (shown, whole), (shown_of_chunks, chunks) = found
+    assert shown == pytest.approx(shown_of_chunks)
+    assert whole.keys() == chunks.keys()
+    largest = max(float(value.abs().max()) for value in whole.values())
+    for name, value in whole.items():
+        torch.testing.assert_close(chunks[name], value, rtol=0, atol=1e-9 * largest)
+
+
+def test_accumulating_losses_of_chunks_would_be_another_graph(build_engine):
+    """What the chunks are not: the sum of the chunks' own losses."""
+    engine = build_engine("train.lr", "0.0")
+    data = batch()
+    whole = engine.forward_backward(data)["escape"]
+    parts = [engine.forward_backward({"img": data["img"][rows], "pid": data["pid"][rows]})
+             for rows in (slice(0, 8), slice(8, 16))]  # fmt: skip
+    assert abs(sum(part["escape"] for part in parts) / 2 - whole) > 0.01
+
+
+def test_chunks_count_batch_statistics_once(build_engine):
+    engine = build_engine("train.chunk_size", "8", frozen=False)
+    engine.forward_backward(batch())
+    assert int(engine.model.conv1.bn.num_batches_tracked) == 2  # two chunks, once each
+
+
+def test_a_teacher_and_chunks_do_not_go_together(build_engine):
+    engine = build_engine("train.chunk_size", "8")
+    engine.distillation = object()
+    with pytest.raises(ValueError, match="does not go together with a teacher"):
+        engine.forward_backward(batch())
+
+
+def test_bf16_is_near_float32_and_keeps_the_graph_in_float32(build_engine):
+    shown = [build_engine("train.amp", amp).forward_backward(batch()) for amp in ("off", "bf16")]
+    assert shown[1]["loss"] == pytest.approx(shown[0]["loss"], rel=0.02)
+    engine = build_engine("train.amp", "bf16")
+    seen = []
+    engine.compute_losses, compute = (
+        lambda outputs, targets: (seen.append((outputs, torch.is_autocast_enabled("cpu"))),
+                                  compute(outputs, targets))[1],
+        engine.compute_losses,
+    )  # fmt: skip
+    engine.forward_backward(batch())
+    ((scores, features), autocast), = seen
+    assert features.dtype == scores[0][0].dtype == torch.float32 and not autocast
+
+
+@pytest.mark.parametrize(
+    "options", [["train.channels_last", "True"], ["train.compile", "eager"]]
+)
+def test_layout_and_compilation_change_no_loss(build_engine, options):
+    plain = build_engine().forward_backward(batch())
+    assert build_engine(*options).forward_backward(batch()) == pytest.approx(plain, rel=1e-4)
+
+
+def test_the_gradient_is_clipped(build_engine):
+    engine = build_engine("train.clip_norm", "0.01")
+    engine.forward_backward(batch())
+    norm = torch.stack([gradient.norm() for gradient in gradients(engine).values()]).norm()
+    assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_average_of_the_weights(build_engine):
+    engine = build_engine("train.ema_decay", "0.9", "train.lr", "0.1")
+    name = "classifier.prototypes"
+    seen = []
+    for _ in range(3):
+        engine.forward_backward(batch())
+        seen.append(engine.model.state_dict()[name].clone())
+    expected = seen[0]
+    for value in seen[1:]:
+        expected = 0.9 * expected + 0.1 * value
+    torch.testing.assert_close(engine.average.module.state_dict()[name], expected)
+    with engine._averaged_weights():
+        assert engine.model is engine.average.module
+    assert engine.model is not engine.average.module
+
+
+def test_test_features_with_the_mirror_image(build_engine):
+    engine = build_engine()
+    engine.options = TrainingOptions(test_flip=True)
+    engine.model.eval()
+    images = batch()["img"][:2]
+    with torch.no_grad():
+        both = (engine.model(images) + engine.model(images.flip(-1))) / 2
+        torch.testing.assert_close(engine._features(images), both)
+
+
+def test_early_stopping_counts_worse_tests():
+    progress = Progress()
+    seen = [(progress.note_test(figure, 2), progress.finished) for figure in (0.3, 0.5, 0.4, 0.5)]
+    assert seen == [(True, False), (True, False), (False, False), (False, True)]
+    assert progress.best == 0.5
+
+
+def run(tiny_options, folder, *more):
+    spec = importlib.util.spec_from_file_location("tools_main", REPOSITORY / "tools" / "main.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    options = ["--config-file", "configs/spectral_demo.yaml", *tiny_options, "rerank.k", "5",
+               "model.name", "spectral_osnet_x0_25", "report.ranked_lists", "0",
+               "data.save_dir", str(folder), *more]  # fmt: skip
+    return tool.main(options)
+
+
+def test_a_run_stops_early_and_shows_its_graph(torchreid, tiny_options, tmp_path, capfd):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert run(tiny_options, tmp_path, "train.max_epoch", "6", "test.eval_freq", "1",
+               "train.patience", "1", "train.lr", "1e-9",
+               "train.graph_every", "1") == 0  # fmt: skip
+    assert "epoch: [6/6]" not in capfd.readouterr().out
+    assert (tmp_path / "checkpoints" / "best.safetensors").exists()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {"Train/loss", "Train/acc", "Train/acc_walked", "Train/escape", "Train/lr",
+            "Train/images_per_second", "Graph/ncut"} <= scalars  # fmt: skip
+    assert events.Tags()["images"] == ["Graph/affinity"]
+
+
+def test_cached_images_train_the_same_weights(torchreid, tiny_options, tmp_path):
+    from safetensors.torch import load_file
+
+    found = []
+    for cache in ("none", "ram", "disk"):
+        folder = tmp_path / cache
+        assert run(tiny_options, folder, "data.cache", cache) == 0
+        found.append(load_file(folder / "checkpoints" / "last.safetensors"))
+    for other in found[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
