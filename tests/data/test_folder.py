@@ -265,8 +265,9 @@ def test_video_layouts(torchreid, tracklet_tree, tmp_path, layout):
 
 def test_training_on_own_tracklets(torchreid, tracklet_tree, tmp_path, capsys):
     root = make_video(tracklet_tree, tmp_path / "own", "folders")
-    assert main(["--config-file", "configs/spectral_video_demo.yaml", "-t", "folder", "-s", "folder",
-                 "--root", str(root), "train.batch_size", "8", "train.max_epoch", "1",
+    assert main(["--config-file", "configs/spectral_video_demo.yaml",
+                 "-t", "folder", "-s", "folder", "--root", str(root),
+                 "train.batch_size", "8", "train.max_epoch", "1",
                  "video.seq_len", "2", "data.workers", "0", "data.save_dir",
                  str(tmp_path / "log")]) == 0  # fmt: skip
     assert f"{'folder':<24}local_blurring" in capsys.readouterr().out

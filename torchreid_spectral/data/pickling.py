@@ -24,7 +24,7 @@ class _Registered:
         return register, ()
 
 
-def _restore(_: None, kind: Any) -> Any:  # noqa: ANN401
+def _restore(_: object, kind: Any) -> Any:  # noqa: ANN401
     return kind.__new__(kind)
 
 
