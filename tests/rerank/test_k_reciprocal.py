@@ -9,8 +9,9 @@ import torch
 from tests.references.k_reciprocal import k_reciprocal
 from torchreid_spectral import _compat
 from torchreid_spectral.evaluation import evaluate_rank
-from torchreid_spectral.functional.distance import METRICS
-from torchreid_spectral.rerank import KReciprocal, build_reranker
+from torchreid_spectral.functional import ranking
+from torchreid_spectral.functional.distance import METRICS, PREPARED_METRICS
+from torchreid_spectral.rerank import KReciprocal, _neighbours, build_reranker
 from torchreid_spectral.rerank import k_reciprocal as module
 
 PAPER = (20, 6, 0.3)
@@ -105,7 +106,8 @@ def test_few_images(num_query: int, num_gallery: int, setting: tuple[int, int, f
 def test_does_not_depend_on_the_chunks(chunk_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     query, gallery = clusters(5)
     whole = KReciprocal().fit(gallery)
-    monkeypatch.setattr(module, "COLUMNS_AT_ONCE", 9)
+    monkeypatch.setattr(ranking, "TILE_SIZE", 9)
+    monkeypatch.setattr(_neighbours, "ROWS_AT_ONCE", 7)
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", 40)
     chunked = KReciprocal(chunk_size=chunk_size).fit(gallery)
     distances = chunked.distance_matrix(query)
@@ -117,18 +119,19 @@ def test_does_not_depend_on_the_chunks(chunk_size: int, monkeypatch: pytest.Monk
 
 
 def test_no_block_is_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, original = [], METRICS["squared_euclidean"]
+    sizes, original = [], PREPARED_METRICS["squared_euclidean"]
 
     def spy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         result = original(x, y)
         sizes.append(result.numel())
         return result
 
-    monkeypatch.setitem(METRICS, "squared_euclidean", spy)
+    monkeypatch.setitem(PREPARED_METRICS, "squared_euclidean", spy)
+    monkeypatch.setattr(_neighbours, "ROWS_AT_ONCE", 4)
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", 256)
     query, gallery = clusters(6, 40, 300)
     matrix(query, gallery, chunk_size=4)
-    assert max(sizes) == 4 * 340
+    assert max(sizes) == 4 * 300
 
 
 def test_queries_are_nodes_too() -> None:

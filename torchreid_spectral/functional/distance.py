@@ -9,9 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
-from torchreid_spectral.functional.similarity import cosine_similarity
+from torchreid_spectral.functional.similarity import cosine_similarity, unit_rows
 
-__all__ = ["METRICS", "cosine_distance", "euclidean_distance", "squared_euclidean_distance"]
+__all__ = [
+    "METRICS",
+    "PREPARED_METRICS",
+    "cosine_distance",
+    "euclidean_distance",
+    "prepared_rows",
+    "squared_euclidean_distance",
+]
 
 
 def cosine_distance(
@@ -66,9 +73,30 @@ def _squared(x: Tensor, y: Tensor) -> Tensor:
         return squares.sub(x @ y.mT, alpha=2).clamp_min(0)
 
 
+def prepared_rows(x: Float[Tensor, "*batch N D"], metric: str) -> Float[Tensor, "*batch N D"]:
+    """Do once what a metric needs of each row, for :data:`PREPARED_METRICS`.
+
+    Args:
+        x: Features.
+        metric: One of :data:`METRICS`.
+
+    Returns:
+        Rows of unit length for the cosine, else the features; float32 at least.
+    """
+    return unit_rows(x) if metric == "cosine" else at_least_float32(x)
+
+
+def _cosine_of_units(x: Tensor, y: Tensor) -> Tensor:
+    with full_precision(x):
+        return (x @ y.mT).neg_().add_(1)
+
+
 METRICS = {
     "cosine": cosine_distance,
     "euclidean": euclidean_distance,
     "squared_euclidean": squared_euclidean_distance,
 }
 """Distance functions by name."""
+
+PREPARED_METRICS = METRICS | {"cosine": _cosine_of_units}
+"""The same distances between rows that :func:`prepared_rows` has given, float32 at least."""

@@ -6,10 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from torchreid_spectral.functional._precision import at_least_float32
-from torchreid_spectral.functional.distance import METRICS
+from torchreid_spectral.functional.distance import METRICS, PREPARED_METRICS, prepared_rows
 
-__all__ = ["rank_top_k", "top_k"]
+TILE_SIZE = 16384
+TILES_BEFORE_MERGE = 16  # bounds the candidates of a row to this many times k
+
+__all__ = ["merge_top_k", "rank_prepared", "rank_top_k", "top_k"]
 
 
 def top_k(
@@ -47,17 +49,35 @@ def top_k(
     return columns.gather(-1, by_value), values
 
 
+def merge_top_k(
+    indices: Int[Tensor, "*batch M"], distances: Float[Tensor, "*batch M"], k: int
+) -> tuple[Int[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
+    """Find the ``k`` nearest among candidates that carry their indices.
+
+    Args:
+        indices: Index of each candidate; of equal distances the earlier candidate comes first.
+        distances: Smaller is closer.
+        k: How many; more than there are candidates means all.
+
+    Returns:
+        Indices and distances, nearest first.
+    """
+    columns, best = top_k(distances, k)
+    return indices.gather(-1, columns), best
+
+
 def rank_top_k(
     query: Float[Tensor, "Q D"],
     gallery: Float[Tensor, "G D"],
     k: int,
     *,
     metric: str = "cosine",
-    chunk_size: int = 1024,
+    chunk_size: int = 512,
+    tile_size: int | None = None,
 ) -> tuple[Int[Tensor, "Q k"], Float[Tensor, "Q k"]]:
     """Find the ``k`` nearest gallery features of each query.
 
-    Memory is ``chunk_size * G`` distances, never ``Q * G``.
+    Memory is ``chunk_size * (tile_size + k)`` distances, never ``Q * G``.
 
     Args:
         query: Features to search for.
@@ -65,6 +85,7 @@ def rank_top_k(
         k: How many; more than there are gallery features means all.
         metric: One of ``cosine``, ``euclidean``, ``squared_euclidean``.
         chunk_size: Queries handled at once.
+        tile_size: Gallery features handled at once; :data:`TILE_SIZE` if not given.
 
     Returns:
         Gallery indices, and distances in float32 at least; nearest first, equal distances by the
@@ -75,10 +96,58 @@ def rank_top_k(
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
-    gallery = at_least_float32(gallery)
+    query, gallery = prepared_rows(query, metric), prepared_rows(gallery, metric)
     parts = [
-        top_k(METRICS[metric](at_least_float32(chunk), gallery), k)
+        rank_prepared(chunk, gallery, k, metric=metric, tile_size=tile_size)
         for chunk in query.split(chunk_size)
     ]
-    indices, distances = zip(*parts)
+    indices, distances, _ = zip(*parts)
     return torch.cat(indices), torch.cat(distances)
+
+
+def rank_prepared(
+    query: Float[Tensor, "Q D"],
+    gallery: Float[Tensor, "G D"],
+    k: int,
+    *,
+    metric: str,
+    tile_size: int | None = None,
+    first: int | None = None,
+) -> tuple[Int[Tensor, "Q k"], Float[Tensor, "Q k"], Float[Tensor, " Q"]]:
+    """Do what :func:`rank_top_k` does for one chunk of rows of ``prepared_rows``.
+
+    Args:
+        query: Features to search for.
+        gallery: Features to search in.
+        k: How many.
+        metric: One of :data:`~torchreid_spectral.functional.distance.METRICS`.
+        tile_size: Gallery features handled at once; :data:`TILE_SIZE` if not given.
+        first: Where the queries are rows ``first, first + 1, ...`` of the gallery, each is its own
+            nearest, at distance -1, before its duplicates.
+
+    Returns:
+        Gallery indices and distances of the nearest, and the distance of the farthest.
+    """
+    farthest = query.new_zeros(len(query))
+    parts: list[tuple[Tensor, Tensor]] = []
+    start = 0
+    for columns in gallery.split(tile_size or TILE_SIZE):
+        tile = PREPARED_METRICS[metric](query, columns)
+        farthest = torch.maximum(farthest, tile.amax(dim=1))
+        if first is not None:
+            tile.diagonal(first - start).fill_(-1)
+        indices, distances = top_k(tile, k)
+        parts.append((indices + start, distances))
+        start += len(columns)
+        if len(parts) == TILES_BEFORE_MERGE:
+            parts = [_joined(parts, k)]
+    return *_joined(parts, k), farthest
+
+
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+    if len(parts) == 1:
+        return parts[0]
+    indices, distances = (torch.cat(part, dim=-1) for part in zip(*parts))
+    return merge_top_k(indices, distances, k)

@@ -11,16 +11,24 @@ from typing import Any
 
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.rerank.base import Reranker
+from torchreid_spectral.rerank.graph_walk import GraphWalk
+from torchreid_spectral.rerank.group_shuffling import GroupShuffling
 from torchreid_spectral.rerank.k_reciprocal import KReciprocal
+from torchreid_spectral.rerank.knn_voting import KNNVoting
 from torchreid_spectral.rerank.local_blurring import LocalBlurring
 from torchreid_spectral.rerank.none import NoReranking
+from torchreid_spectral.rerank.supervised_manifold import SupervisedManifold
 
 __all__ = [
     "RERANKERS",
+    "GraphWalk",
+    "GroupShuffling",
+    "KNNVoting",
     "KReciprocal",
     "LocalBlurring",
     "NoReranking",
     "Reranker",
+    "SupervisedManifold",
     "build_reranker",
 ]
 
@@ -28,6 +36,10 @@ RERANKERS: dict[str, Callable[..., Reranker]] = {
     "none": NoReranking,
     "local_blurring": LocalBlurring,
     "k_reciprocal": KReciprocal,
+    "graph_walk": GraphWalk,
+    "group_shuffling": GroupShuffling,
+    "supervised_manifold": SupervisedManifold,
+    "knn_voting": KNNVoting,
 }
 """Re-rankers by name."""
 

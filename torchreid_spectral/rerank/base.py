@@ -6,39 +6,68 @@ input and holds no Q x G matrix unless :meth:`Reranker.distance_matrix` asks for
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional import top_k as nearest
+from torchreid_spectral.rerank import _store
+from torchreid_spectral.rerank._memory import check_memory
+from torchreid_spectral.search import Search, build_search
 
 __all__ = ["Reranker"]
 
 Array = Any  # numpy.ndarray or torch.Tensor: what comes in goes out
+BLOCK_ENTRIES = 2**26  # of a chunk's distances to the gallery: 256 MB
 
 
 class Reranker(ABC):
     """Orders a gallery for each query by the relations among the images.
 
     Args:
+        search: How neighbours are found: ``exact``, ``faiss_flat``, ``faiss_ivf``, ``faiss_hnsw``
+            or a :class:`~torchreid_spectral.search.Search` with options of its own.
+        metric: Of the search.
         chunk_size: Queries handled at once; bounds the memory and does not change the result.
+        progress: Show a bar with the time left for work that takes long, on terminals only.
 
     Raises:
-        InputError: If ``chunk_size`` is not positive.
+        InputError: If ``chunk_size`` is not positive, or ``search`` has another metric.
     """
 
-    def __init__(self, *, chunk_size: int = 256) -> None:
+    joint = False
+    """Whether the queries of one call are nodes of one graph, unless ``inductive``."""
+
+    def __init__(
+        self,
+        *,
+        search: str | Search = "exact",
+        metric: str = "cosine",
+        chunk_size: int = 256,
+        progress: bool = True,
+    ) -> None:
         if chunk_size < 1:
             raise InputError(f"chunk_size must be >= 1, got {chunk_size}.")
-        self.chunk_size = chunk_size
+        self._search = build_search(search, metric=metric) if isinstance(search, str) else search
+        if self._search.metric != metric:
+            raise InputError(
+                f"The search has the metric {self._search.metric}, this re-ranker {metric}."
+            )
+        self.search = search
+        self.metric, self.chunk_size, self.progress = metric, chunk_size, progress
         self._gallery: Tensor | None = None
+        self._camids: Tensor | None = None
 
     def fit(self, gallery: Array, camids: Array | None = None) -> Reranker:
-        """Take in the gallery.
+        """Take in the gallery; one of an earlier call is forgotten.
 
         Args:
             gallery: ``(G, D)`` features, float16 to float64, array or tensor. Float32 ones are
@@ -49,10 +78,40 @@ class Reranker(ABC):
             The re-ranker itself.
 
         Raises:
-            InputError: If the gallery is empty, not two-dimensional or not finite.
+            InputError: If the gallery is empty, not two-dimensional or not finite, if ``camids``
+                are not of its length, or if it does not fit into the memory.
         """  # noqa: DOC502
-        del camids
-        self._gallery = _features("gallery", gallery)
+        features = _features("gallery", gallery)
+        cameras = _cameras("camids", camids, len(features))
+        self._check_memory("fit", self._fit_memory(*features.shape), features.device)
+        self._gallery, self._camids = features, cameras
+        self._search.fit(features)
+        self._fitted()
+        return self
+
+    def add(self, gallery: Array, camids: Array | None = None) -> Reranker:
+        """Take in more gallery images; they get the indices after those there are.
+
+        Args:
+            gallery: ``(M, D)`` features.
+            camids: ``(M,)`` cameras, if and only if the gallery has them.
+
+        Returns:
+            The re-ranker itself, as if fitted with all of them.
+
+        Raises:
+            InputError: If the features do not fit the gallery, or cameras are missing.
+        """
+        more = self._check_width("gallery", _features("gallery", gallery))
+        cameras = _cameras("camids", camids, len(more))
+        if (cameras is None) != (self._camids is None):
+            raise InputError("Give camids in fit and in add, or in neither.")
+        count = len(self.gallery)
+        self._gallery = torch.cat([self.gallery, more])
+        if cameras is not None and self._camids is not None:
+            self._camids = torch.cat([self._camids, cameras])
+        self._search.add(more)
+        self._added(count)
         return self
 
     @property
@@ -62,71 +121,204 @@ class Reranker(ABC):
             raise InputError(f"{type(self).__name__} has no gallery yet: call fit(gallery) first.")
         return self._gallery
 
-    def rank(self, query: Array, top_k: int = 100) -> tuple[Array, Array]:
+    def rank(
+        self,
+        query: Array,
+        top_k: int = 100,
+        *,
+        camids: Array | None = None,
+        inductive: bool = False,
+    ) -> tuple[Array, Array]:
         """Order the gallery for each query.
 
         Args:
             query: ``(Q, D)`` features.
             top_k: How many gallery images to return; more than G means all.
+            camids: ``(Q,)`` cameras, for methods that look at them.
+            inductive: Answer each query as if it were alone, against the gallery as fitted. Only
+                joint methods answer otherwise without it.
 
         Returns:
             Indices into the gallery and distances, both ``(Q, top_k)``, nearest first.
 
         Raises:
-            InputError: If the features do not fit the gallery, or ``top_k`` is not positive.
+            InputError: If the features do not fit the gallery, ``top_k`` is not positive, or the
+                memory does not suffice.
         """
         if top_k < 1:
             raise InputError(f"top_k must be >= 1, got {top_k}.")
-        features = self._check_query(query)
+        features, cameras = self._check_query(query, camids)
         top_k = min(top_k, len(self.gallery))
-        parts = [self._rank(chunk, top_k) for chunk in features.split(self.chunk_size)]
+        needed = self.estimate_memory(len(features), top_k)
+        self._check_memory("rank", needed, features.device)
+        parts = list(self._ranked(features, cameras, top_k, inductive))
         indices, distances = (torch.cat(part) for part in zip(*parts))
         return _like(query, indices), _like(query, distances)
 
-    def distance_matrix(self, query: Array) -> Array:
+    def distance_matrix(
+        self, query: Array, *, camids: Array | None = None, inductive: bool = False
+    ) -> Array:
         """Compute all distances; for torchreid's ``evaluate_rank``.
 
         Args:
             query: ``(Q, D)`` features.
+            camids: See :meth:`rank`.
+            inductive: See :meth:`rank`.
 
         Returns:
             ``(Q, G)`` distances, float32: ``4 * Q * G`` bytes.
         """
+        size = 4 * len(query) * len(self.gallery)
+        needed = size + self.estimate_memory(len(query), 1)
+        self._check_memory("distance_matrix", needed, self.gallery.device)
         distances = self.gallery.new_empty(len(query), len(self.gallery))
-        for rows, block in self.iter_distances(query):
+        for rows, block in self.iter_distances(query, camids=camids, inductive=inductive):
             distances[rows] = block
         return _like(query, distances)
 
-    def iter_distances(self, query: Array) -> Iterator[tuple[slice, Tensor]]:
+    def iter_distances(
+        self, query: Array, *, camids: Array | None = None, inductive: bool = False
+    ) -> Iterator[tuple[slice, Tensor]]:
         """Compute the distances a chunk of queries at a time, so that none but one is held.
 
         Args:
             query: ``(Q, D)`` features.
+            camids: See :meth:`rank`.
+            inductive: See :meth:`rank`.
 
         Yields:
             The queries' positions and their ``(chunk, G)`` distances.
         """
-        start = 0
-        for chunk in self._check_query(query).split(self.chunk_size):
-            yield slice(start, start + len(chunk)), self._distances(chunk)
-            start += len(chunk)
+        features, cameras = self._check_query(query, camids)
+        yield from self._blocks(features, cameras, inductive)
+
+    def estimate_memory(self, num_queries: int, top_k: int = 100) -> int:
+        """Estimate what ranking takes beside what is held already.
+
+        Args:
+            num_queries: Q.
+            top_k: Images returned for each.
+
+        Returns:
+            Bytes.
+        """
+        count, width = self.gallery.shape
+        rows = min(num_queries, self._rows_at_once())
+        answer = 12 * num_queries * min(top_k, count)
+        return answer + 4 * num_queries * width + self._chunk_memory(rows, count, width)
+
+    def save(self, path: str | Path) -> None:
+        """Save the fitted gallery: ``path`` and the same name ending in ``.json``.
+
+        Args:
+            path: Ends in ``.safetensors``.
+
+        Raises:
+            InputError: If there is no gallery, or the search is an object of one's own.
+        """
+        if not isinstance(self.search, str):
+            raise InputError("Only a re-ranker whose search is given by name can be saved.")
+        tensors = {"gallery": self.gallery, **self._state()}
+        if self._camids is not None:
+            tensors["camids"] = self._camids
+        about = {"reranker": self.name, "options": self.options()}
+        _store.write(Path(path), tensors, about)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take in the tensors of a saved gallery; see :func:`load_reranker`.
+
+        Args:
+            tensors: As saved.
+        """
+        self._gallery, self._camids = tensors["gallery"], tensors.get("camids")
+        self._search.fit(self._gallery)
+        self._restore(tensors)
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+        from torchreid_spectral.rerank import RERANKERS
+
+        return next(name for name, kind in RERANKERS.items() if kind is type(self))
+
+    def options(self) -> dict[str, Any]:
+        """Give the options that build a re-ranker like this one.
+
+        Returns:
+            Arguments of the constructor.
+        """
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def _ranked(
+        self, query: Tensor, camids: Tensor | None, top_k: int, inductive: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Order the gallery, a chunk of queries at a time."""
+        for _, block in self._blocks(query, camids, inductive):
+            yield nearest(block, top_k)
 
     @abstractmethod
-    def _rank(self, query: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        """Order the gallery for one chunk of queries."""
+    def _blocks(
+        self, query: Tensor, camids: Tensor | None, inductive: bool
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Give the distances to the whole gallery, a chunk of queries at a time."""
 
-    @abstractmethod
-    def _distances(self, query: Tensor) -> Tensor:
-        """Give the distances of one chunk of queries to the whole gallery."""
+    def _fitted(self) -> None:
+        """Prepare what does not depend on the queries."""
 
-    def _check_query(self, query: Array) -> Tensor:
-        features = _features("query", query).to(self.gallery.device)
+    def _added(self, count: int) -> None:
+        """Prepare it again: ``count`` images were there before."""
+        self._fitted()
+
+    def _state(self) -> dict[str, Tensor]:
+        """Give what is worth saving beside the gallery."""
+        return {}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what :meth:`_state` gave."""
+        self._fitted()
+
+    def _fit_memory(self, count: int, width: int) -> int:
+        """Estimate the bytes that fitting takes."""
+        return 4 * count * width
+
+    def _chunk_memory(self, rows: int, count: int, width: int) -> int:
+        """Estimate the bytes that one chunk takes."""
+        return 12 * rows * count
+
+    def _check_memory(self, call: str, needed: int, device: torch.device) -> None:
+        advice = (
+            f"Take a smaller chunk_size (now {self.chunk_size}), a smaller top_k, fewer queries a "
+            "call, features of less width, or the method local_blurring, which needs least."
+        )
+        if call == "distance_matrix":
+            advice = "Call rank(query, top_k) or iter_distances(query), which never hold it. "
+        check_memory(f"{type(self).__name__}.{call}", needed, device, advice)
+
+    def _rows_at_once(self) -> int:
+        return max(1, min(self.chunk_size, BLOCK_ENTRIES // len(self.gallery)))
+
+    def _slices(self, count: int, title: str = "queries") -> Iterable[slice]:
+        """Cut ``count`` queries into chunks, under a progress bar."""
+        step = self._rows_at_once()
+        slices = [slice(i, min(i + step, count)) for i in range(0, count, step)]
+        return self._bar(slices, title)
+
+    def _bar(self, parts: Iterable[Any], title: str) -> Iterable[Any]:
+        hidden = None if self.progress else True  # None: shown on terminals only
+        return tqdm(parts, desc=f"{self.name}: {title}", disable=hidden, leave=False, delay=2)
+
+    def _check_query(self, query: Array, camids: Array | None) -> tuple[Tensor, Tensor | None]:
+        features = self._check_width("query", _features("query", query))
+        cameras = _cameras("camids", camids, len(features))
+        return features, None if cameras is None else cameras.to(self.gallery.device)
+
+    def _check_width(self, name: str, features: Tensor) -> Tensor:
         if features.shape[1] != self.gallery.shape[1]:
             raise InputError(
-                f"query and gallery must have the same width, got {features.shape[1]} and "
+                f"{name} and fitted gallery must have the same width, got {features.shape[1]} and "
                 f"{self.gallery.shape[1]}."
             )
-        return features
+        return features.to(self.gallery.device)
 
 
 def _features(name: str, values: Array) -> Tensor:
@@ -145,6 +337,18 @@ def _features(name: str, values: Array) -> Tensor:
             f"at index {rows}. Remove them or extract them anew."
         )
     return features.float()
+
+
+def _cameras(name: str, values: Array | None, count: int) -> Tensor | None:
+    if values is None:
+        return None
+    cameras = torch.as_tensor(np.asarray(values))
+    if cameras.shape != (count,):
+        raise InputError(
+            f"{name} must have shape ({count},), one a row of the features, got "
+            f"{tuple(cameras.shape)}."
+        )
+    return cameras
 
 
 def _like(example: Array, result: Tensor) -> Array:

@@ -28,6 +28,8 @@ probe and gallery                 ``nodes``, queries first                    ``
 As rows of :math:`\mathcal V` sum to one, the maxima sum to two minus the minima. Whatever is
 ``(N, N)`` is sparse: neighbours are searched a chunk of rows at a time.
 
+With ``inductive=True`` a query has a row of its own and no column in the gallery's rows.
+
 Note:
     Three things are as in the authors' code and torchreid's ``re_ranking`` rather than in the
     paper: distances are divided by the farthest of each row, :math:`\mathcal V` is scaled to sum
@@ -47,24 +49,25 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from torchreid_spectral.errors import InputError, UnknownNameError
-from torchreid_spectral.functional import top_k as nearest
-from torchreid_spectral.functional.distance import METRICS
-from torchreid_spectral.rerank.base import Array, Reranker, _like
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional.distance import PREPARED_METRICS
+from torchreid_spectral.functional.ranking import rank_prepared
+from torchreid_spectral.rerank._joint import JointReranker
+from torchreid_spectral.rerank._neighbours import Neighbours
+from torchreid_spectral.rerank._sparse import Csr, adjacency, mutual
+from torchreid_spectral.search import Search
 
 __all__ = ["KReciprocal"]
 
-Csr = Any  # scipy.sparse.csr_array
-COLUMNS_AT_ONCE = 2048  # of a chunk's distances in the search for neighbours
 PAIRS_AT_ONCE = 2**21  # of two non-zeros in one column, and of features: bounds the memory
 
 
-class KReciprocal(Reranker):
+class KReciprocal(JointReranker):
     r"""Mix the distance with the Jaccard distance of the images' k-reciprocal neighbourhoods.
 
     All queries of one call and the gallery are nodes of one graph, so a query's distances depend
-    on the queries it is given with, as in the paper; ``chunk_size`` changes nothing. Distances
-    are in [0, 1].
+    on the queries it is given with, as in the paper, unless ``inductive``; ``chunk_size`` changes
+    nothing. Distances are in [0, 1].
 
     Degenerate inputs: with ``k1 >= N`` or ``k2 >= N`` every node is a neighbour. Each image is its
     own nearest neighbour, also among duplicates; other equal distances are ordered by the lower
@@ -79,7 +82,9 @@ class KReciprocal(Reranker):
         square_distances: Square the metric's distances, as torchreid's ``re_ranking`` does though
             its engine hands it squared ones: the default has fourth powers. The paper's distance
             is ``squared_euclidean`` without, or ``euclidean`` with this.
+        search: See :class:`~torchreid_spectral.rerank.Reranker`; FAISS needs ``cosine``.
         chunk_size: Nodes handled at once; memory is about ``4 * chunk_size * G`` floats.
+        progress: Show a bar for long work, on terminals.
 
     Raises:
         UnknownNameError: If there is no such ``metric``.
@@ -92,6 +97,8 @@ class KReciprocal(Reranker):
         [[1, 0]]
     """
 
+    _needs_farthest = True
+
     def __init__(
         self,
         *,
@@ -100,106 +107,134 @@ class KReciprocal(Reranker):
         lambda_value: float = 0.3,
         metric: str = "squared_euclidean",
         square_distances: bool = True,
+        search: str | Search = "exact",
         chunk_size: int = 512,
+        progress: bool = True,
     ) -> None:
-        super().__init__(chunk_size=chunk_size)
-        if metric not in METRICS:
-            raise UnknownNameError("metric", metric, METRICS)
+        super().__init__(metric=metric, search=search, chunk_size=chunk_size, progress=progress)
         for name, value in (("k1", k1), ("k2", k2)):
             if value < 1:
                 raise InputError(f"{name} must be >= 1, got {value}.")
         if not 0 <= lambda_value <= 1:
             raise InputError(f"lambda_value must be in [0, 1], got {lambda_value}.")
         self.k1, self.k2, self.lambda_value = k1, k2, lambda_value
-        self.metric, self.square_distances = metric, square_distances
+        self.square_distances = square_distances
+        self._alone_cache: _GalleryGraph | None = None
 
-    def rank(self, query: Array, top_k: int = 100) -> tuple[Array, Array]:
-        """Order the gallery for each query; all queries are nodes of one graph.
+    @property
+    def _depth(self) -> int:
+        return max(self.k1 + 1, self.k2)
 
-        Args:
-            query: ``(Q, D)`` features.
-            top_k: How many gallery images to return; more than G means all.
+    @property
+    def _half(self) -> int:
+        return round(self.k1 / 2)  # half to even, as np.around
 
-        Returns:
-            Indices into the gallery and distances, both ``(Q, top_k)``, nearest first.
+    def _together(
+        self, query: Tensor, camids: Tensor | None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        near = self._near.joined(self._search, query, self._depth, self._bar)
+        nodes = torch.cat([query, self._search.features])
+        indices = near.indices.cpu().numpy()
+        _, members = self._members(near, indices, nodes)
+        encoding = self._averaged(indices, members)
+        by_column = encoding[len(query) :].T.tocsr()
+        yield from self._mixed(query, encoding, by_column, near.farthest)
 
-        Raises:
-            InputError: If the features do not fit the gallery, or ``top_k`` is not positive.
-        """
-        if top_k < 1:
-            raise InputError(f"top_k must be >= 1, got {top_k}.")
-        parts = [nearest(block, top_k) for _, block in self.iter_distances(query)]
-        indices, distances = (torch.cat(part) for part in zip(*parts))
-        return _like(query, indices), _like(query, distances)
+    def _alone(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+        graph = self._gallery_graph()
+        count = len(self.gallery)
+        found = rank_prepared(query, self._search.features, self._depth, metric=self.metric)
+        reach = graph.reach[found[0]] >= found[1]
+        indices = found[0].cpu().numpy()
+        near = np.concatenate([np.full((len(query), 1), count), indices], axis=1)[:, : self._depth]
+        # Column G is the query itself: no gallery row has it.
+        mine = np.concatenate(
+            [np.ones((len(query), 1)), reach.cpu().numpy()], axis=1
+        )[:, : self.k1 + 1]
+        reciprocal = adjacency(near[:, : self.k1 + 1], mine, columns=count + 1)
+        reciprocal.eliminate_zeros()
+        members = _expand(reciprocal, graph.half)
+        rows = np.repeat(np.arange(len(query)), np.diff(members.indptr))
+        distances = query.new_zeros(len(rows))
+        others = np.flatnonzero(members.indices < count)
+        self._measure(distances, others, query, rows, self._search.features, members.indices)
+        self._weigh(members, rows, distances, found[2])
+        if self.k2 > 1:
+            averaged = adjacency(near[:, : self.k2], columns=count + 1)
+            share = averaged.sum(axis=1)
+            own = sparse.diags_array(np.asarray(averaged[:, [count]].todense()).ravel()).tocsr()
+            members = (averaged[:, :count] @ graph.members + own @ members).tocsr()
+            members.data /= np.repeat(share, np.diff(members.indptr)).astype(np.float32)
+        yield from self._mixed(query, members, graph.by_column, found[2])
 
-    def iter_distances(self, query: Array) -> Iterator[tuple[slice, Tensor]]:
-        """Build the graph of all queries and the gallery, then yield a chunk at a time.
+    def _gallery_graph(self) -> _GalleryGraph:
+        """Encode the gallery without queries, once."""
+        if self._alone_cache is None:
+            near, count = self._near, len(self.gallery)
+            indices = near.indices.cpu().numpy()
+            half, members = self._members(near, indices, self._search.features)
+            wide = (count + 1, count + 1)
+            encoding = self._averaged(indices, members)
+            short = near.distances.shape[1] <= self.k1  # such a list takes anybody
+            everyone = near.distances.new_full((count,), float("inf"))
+            reach = everyone if short else near.distances[:, self.k1]
+            self._alone_cache = _GalleryGraph(
+                half=_resized(half, wide),
+                members=_resized(members, (count, count + 1)),
+                by_column=_resized(encoding.T.tocsr(), (count + 1, count)),
+                reach=reach,
+            )
+        return self._alone_cache
 
-        Args:
-            query: ``(Q, D)`` features.
+    def _forget(self) -> None:
+        self._alone_cache = None
 
-        Yields:
-            The queries' positions and their ``(chunk, G)`` distances.
-        """
-        features = self._check_query(query)
-        near = self._search(torch.cat([features, self.gallery]))
-        encoding = self._encode(near)
-        by_column = encoding[len(features) :].T.tocsr()
-        for start in range(0, len(features), self.chunk_size):
-            rows = slice(start, min(start + self.chunk_size, len(features)))
-            original = METRICS[self.metric](features[rows], self.gallery)
-            original = self._normalize(original, near.farthest[rows, None])
-            shared = torch.from_numpy(_shared(encoding[rows], by_column)).to(original)
-            shared.clamp_max_(1)  # by rounding it may be more
-            jaccard = shared.div_(2 - shared).neg_().add_(1)
-            jaccard.mul_(1 - self.lambda_value)
-            yield rows, jaccard.add_(original, alpha=self.lambda_value)
-
-    def _rank(self, query: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        return nearest(self._distances(query), top_k)
-
-    def _distances(self, query: Tensor) -> Tensor:
-        return torch.as_tensor(self.distance_matrix(query))
-
-    def _search(self, nodes: Tensor) -> _Neighbours:
-        """Find each node's neighbours and its farthest distance, both from one product."""
-        n, k = len(nodes), min(max(self.k1 + 1, self.k2), len(nodes))
-        # Filled in place: results kept between large temporaries would fragment the memory.
-        indices = torch.empty((n, k), dtype=torch.long, device=nodes.device)
-        distances, farthest = nodes.new_empty((n, k)), nodes.new_empty(n)
-        for start in range(0, n, self.chunk_size):
-            rows = slice(start, start + self.chunk_size)
-            indices[rows], distances[rows], farthest[rows] = self._search_rows(nodes, rows, k)
-        return _Neighbours(nodes, indices.cpu().numpy(), distances, farthest)
-
-    def _search_rows(self, nodes: Tensor, rows: slice, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Search by tiles of columns that fit the cache; equal distances by the lower node."""
-        parts = []
-        for start in range(0, len(nodes), COLUMNS_AT_ONCE):
-            tile = METRICS[self.metric](nodes[rows], nodes[start : start + COLUMNS_AT_ONCE])
-            farthest = tile.amax(1)
-            tile.diagonal(rows.start - start).fill_(-1)  # itself first, before its duplicates
-            columns, distances = nearest(tile, k)
-            parts.append((columns + start, distances, farthest[:, None]))
-        columns, distances, farthest = (torch.cat(part, dim=1) for part in zip(*parts))
-        best, distances = nearest(distances, k)
-        return columns.gather(1, best), distances, farthest.amax(1)
-
-    def _encode(self, near: _Neighbours) -> Csr:
-        """Give the sparse rows V, expanded over the k2 nearest."""
-        reciprocal = _reciprocal(near.indices[:, : self.k1 + 1])
-        half = _reciprocal(near.indices[:, : round(self.k1 / 2) + 1])  # half to even: np.around
-        members = _expand(reciprocal, half)
+    def _members(
+        self, near: Neighbours, indices: NDArray[np.int64], nodes: Tensor
+    ) -> tuple[Csr, Csr]:
+        """Give the half sets, and the rows of V before they are averaged."""
+        half = mutual(indices[:, : self._half + 1])
+        members = _expand(mutual(indices[:, : self.k1 + 1]), half)
         rows = np.repeat(np.arange(members.shape[0]), np.diff(members.indptr))
-        distances = near.between(rows, members.indices, self.metric)
-        farthest = near.farthest[torch.from_numpy(rows).to(distances.device)]
-        weights = self._normalize(distances, farthest).neg_().exp_().cpu().numpy()
-        members.data = weights / np.bincount(rows, weights).astype(np.float32)[rows]
+        distances, missing = _known(near, indices, rows, members.indices)
+        self._measure(distances, missing, nodes, rows, nodes, members.indices)
+        self._weigh(members, rows, distances, near.farthest)
+        return half, members
+
+    def _averaged(self, indices: NDArray[np.int64], members: Csr) -> Csr:
+        """Average the rows of V over the k2 nearest."""
         if self.k2 == 1:
             return members
-        expanded = _adjacency(near.indices[:, : self.k2]) @ members
-        expanded.data /= min(self.k2, members.shape[0])
+        expanded = adjacency(indices[:, : self.k2]) @ members
+        expanded.data /= min(self.k2, indices.shape[1])
         return expanded
+
+    def _measure(
+        self,
+        out: Tensor,
+        places: NDArray[Any],
+        left: Tensor,
+        rows: NDArray[Any],
+        right: Tensor,
+        columns: NDArray[Any],
+    ) -> None:
+        """Compute the distances of some pairs of nodes into ``out[places]``."""
+        step = max(1, PAIRS_AT_ONCE // left.shape[1])
+        for start in range(0, len(places), step):
+            part = places[start : start + step]
+            pairs = PREPARED_METRICS[self.metric](
+                left[torch.from_numpy(rows[part]).long()][:, None],
+                right[torch.from_numpy(columns[part]).long()][:, None],
+            )
+            out[torch.from_numpy(part)] = pairs.flatten()
+
+    def _weigh(
+        self, members: Csr, rows: NDArray[Any], distances: Tensor, farthest: Tensor
+    ) -> None:
+        """Give the members their Gaussian weights, scaled to sum one a row."""
+        scale = farthest[torch.from_numpy(rows).to(distances.device)]
+        weights = self._normalize(distances, scale).neg_().exp_().cpu().numpy()
+        members.data = weights / np.bincount(rows, weights).astype(np.float32)[rows]
 
     def _normalize(self, distances: Tensor, farthest: Tensor) -> Tensor:
         """Divide by each row's farthest, zero if that is zero; ratios square without overflow."""
@@ -207,48 +242,51 @@ class KReciprocal(Reranker):
         relative = distances.clamp_min(0).div_(farthest.clamp_min(tiny))
         return relative.square_() if self.square_distances else relative
 
+    def _mixed(
+        self, query: Tensor, encoding: Csr, by_column: Csr, farthest: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Mix the Jaccard distance of the encodings with the original one."""
+        for rows in self._slices(len(query)):
+            original = PREPARED_METRICS[self.metric](query[rows], self._search.features)
+            original = self._normalize(original, farthest[rows, None])
+            shared = torch.from_numpy(_shared(encoding[rows], by_column)).to(original)
+            shared.clamp_max_(1)  # by rounding it may be more
+            jaccard = shared.div_(2 - shared).neg_().add_(1)
+            jaccard.mul_(1 - self.lambda_value)
+            yield rows, jaccard.add_(original, alpha=self.lambda_value)
+
+    def _chunk_memory(self, rows: int, count: int, width: int) -> int:
+        return 16 * rows * count + 32 * PAIRS_AT_ONCE
+
+    def _graph_memory(self, nodes: int) -> int:
+        lists = 28 * nodes * self._depth
+        encodings = 24 * nodes * self.k1 * min(self.k2, 4)
+        return lists + encodings + 4 * nodes * self.gallery.shape[1]
+
 
 @dataclass(frozen=True)
-class _Neighbours:
-    """The k nearest of each node, itself first with distance -1, and the farthest distance."""
+class _GalleryGraph:
+    """What is derived from the gallery alone; column G stands for a query itself."""
 
-    nodes: Tensor
-    indices: NDArray[np.int64]
-    distances: Tensor
-    farthest: Tensor
-
-    def between(self, rows: NDArray[Any], columns: NDArray[Any], metric: str) -> Tensor:
-        """Give the distance of each pair of nodes: looked up, or computed if not a neighbour."""
-        known, n = _adjacency(self.indices), len(self.nodes)
-        known.data = np.arange(known.nnz)
-        known.sort_indices()
-        keys = np.repeat(np.arange(n), np.diff(known.indptr)) * n + known.indices
-        wanted = rows.astype(np.int64) * n + columns
-        place = np.searchsorted(keys, wanted)  # in range: the last node is its own neighbour
-        found = keys[place] == wanted
-        slots = torch.from_numpy(known.data[place]).to(self.nodes.device)
-        distances = self.distances.flatten()[slots]
-        missing = np.flatnonzero(~found)
-        step = max(1, PAIRS_AT_ONCE // self.nodes.shape[1])
-        for start in range(0, len(missing), step):
-            part = missing[start : start + step]
-            left, right = (torch.from_numpy(ends[part]).long() for ends in (rows, columns))
-            pairs = METRICS[metric](self.nodes[left][:, None], self.nodes[right][:, None])
-            distances[torch.from_numpy(part)] = pairs.flatten()
-        return distances
+    half: Csr
+    members: Csr
+    by_column: Csr
+    reach: Tensor
 
 
-def _adjacency(indices: NDArray[np.int64]) -> Csr:
-    """Build the graph in which row i has an edge of weight one to each of ``indices[i]``."""
-    n, k = indices.shape
-    edges = np.ones(n * k, dtype=np.float32), indices.flatten()  # a copy: SciPy sorts in place
-    return sparse.csr_array((*edges, np.arange(n + 1) * k), shape=(n, n))
-
-
-def _reciprocal(indices: NDArray[np.int64]) -> Csr:
-    """Keep the edges that go both ways."""
-    forward = _adjacency(indices)
-    return forward.multiply(forward.T.tocsr()).tocsr()
+def _known(
+    near: Neighbours, indices: NDArray[np.int64], rows: NDArray[Any], columns: NDArray[Any]
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Look up the distance of pairs of nodes; the places of those that are no neighbours."""
+    known, n = adjacency(indices, np.zeros(indices.shape)), len(indices)
+    known.data = np.arange(known.nnz)
+    known.sort_indices()
+    keys = np.repeat(np.arange(n), np.diff(known.indptr)) * n + known.indices
+    wanted = rows.astype(np.int64) * n + columns
+    place = np.searchsorted(keys, wanted)  # in range: the last node is its own neighbour
+    found = keys[place] == wanted
+    slots = torch.from_numpy(known.data[place]).to(near.distances.device)
+    return near.distances.flatten()[slots], np.flatnonzero(~found)
 
 
 def _expand(reciprocal: Csr, half: Csr) -> Csr:
@@ -260,6 +298,13 @@ def _expand(reciprocal: Csr, half: Csr) -> Csr:
     members = (reciprocal + overlap @ half).tocsr()
     members.sort_indices()
     return members
+
+
+def _resized(graph: Csr, shape: tuple[int, int]) -> Csr:
+    """Add empty rows and columns at the end."""
+    ends = np.full(shape[0] - graph.shape[0], graph.indptr[-1])
+    indptr = np.concatenate([graph.indptr, ends])
+    return sparse.csr_array((graph.data, graph.indices, indptr), shape=shape)
 
 
 def _shared(encoding: Csr, by_column: Csr) -> NDArray[np.float32]:

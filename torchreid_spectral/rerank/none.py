@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
-from torchreid_spectral.errors import UnknownNameError
 from torchreid_spectral.functional.distance import METRICS
-from torchreid_spectral.functional.ranking import rank_top_k
 from torchreid_spectral.rerank.base import Reranker
+from torchreid_spectral.search import Search
 
 __all__ = ["NoReranking"]
 
@@ -17,20 +18,29 @@ class NoReranking(Reranker):
 
     Args:
         metric: ``cosine``, ``euclidean`` or ``squared_euclidean``.
+        search: See :class:`Reranker`.
         chunk_size: Queries handled at once.
-
-    Raises:
-        UnknownNameError: If ``metric`` is none of these.
+        progress: Show a bar for long work, on terminals.
     """
 
-    def __init__(self, *, metric: str = "cosine", chunk_size: int = 256) -> None:
-        super().__init__(chunk_size=chunk_size)
-        if metric not in METRICS:
-            raise UnknownNameError("metric", metric, METRICS)
-        self.metric = metric
+    def __init__(
+        self,
+        *,
+        metric: str = "cosine",
+        search: str | Search = "exact",
+        chunk_size: int = 512,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(metric=metric, search=search, chunk_size=chunk_size, progress=progress)
 
-    def _rank(self, query: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        return rank_top_k(query, self.gallery, top_k, metric=self.metric)
+    def _ranked(
+        self, query: Tensor, camids: Tensor | None, top_k: int, inductive: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in self._slices(len(query)):
+            yield self._search.nearest(query[rows], top_k)
 
-    def _distances(self, query: Tensor) -> Tensor:
-        return METRICS[self.metric](query, self.gallery)
+    def _blocks(
+        self, query: Tensor, camids: Tensor | None, inductive: bool
+    ) -> Iterator[tuple[slice, Tensor]]:
+        for rows in self._slices(len(query)):
+            yield rows, METRICS[self.metric](query[rows], self.gallery)

@@ -1,0 +1,70 @@
+"""What the re-rankers share that re-order the nearest k of each query and nothing else."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional import top_k
+from torchreid_spectral.functional.distance import PREPARED_METRICS, prepared_rows
+from torchreid_spectral.rerank.base import Reranker
+from torchreid_spectral.search import Search
+
+__all__ = ["HeadReranker"]
+
+
+class HeadReranker(Reranker):
+    """Re-orders the nearest k of each query by cosine; the rest keeps its order.
+
+    The new distances of the k are shifted by a constant, one a query, so that the farthest of
+    them keeps the k-th original distance and stays before the rest.
+
+    Args:
+        k: Gallery images that take part, the nearest of each query.
+        search: See :class:`Reranker`.
+        chunk_size: Queries handled at once.
+        progress: Show a bar for long work, on terminals.
+
+    Raises:
+        InputError: If ``k`` is not positive.
+    """
+
+    def __init__(self, *, k: int, search: str | Search, chunk_size: int, progress: bool) -> None:
+        super().__init__(search=search, chunk_size=chunk_size, progress=progress)
+        if k < 1:
+            raise InputError(f"k must be >= 1, got {k}.")
+        self.k = k
+
+    @abstractmethod
+    def _new_distances(self, query: Tensor, near: Tensor, distances: Tensor) -> Tensor:
+        """Give distances to the nearest k: unit rows (Q, D), indices and cosine distances (Q, k)."""
+
+    def _ranked(
+        self, query: Tensor, camids: Tensor | None, depth: int, inductive: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in self._slices(len(query)):
+            units = prepared_rows(query[rows], self.metric)
+            indices, distances = self._search.nearest(units, max(depth, self.k))
+            head = self._head(units, indices[:, : self.k], distances[:, : self.k])
+            indices = torch.cat([head[0], indices[:, self.k :]], dim=1)
+            distances = torch.cat([head[1], distances[:, self.k :]], dim=1)
+            yield indices[:, :depth], distances[:, :depth]
+
+    def _blocks(
+        self, query: Tensor, camids: Tensor | None, inductive: bool
+    ) -> Iterator[tuple[slice, Tensor]]:
+        for rows in self._slices(len(query)):
+            units = prepared_rows(query[rows], self.metric)
+            block = PREPARED_METRICS[self.metric](units, self._search.features)
+            yield rows, block.scatter_(1, *self._head(units, *top_k(block, self.k)))
+
+    def _head(self, query: Tensor, near: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+        order, new = top_k(self._new_distances(query, near, distances), near.shape[1])
+        return near.gather(1, order), new + (distances[:, -1:] - new[:, -1:])
+
+    def _chunk_memory(self, rows: int, count: int, width: int) -> int:
+        return 12 * rows * count + 8 * rows * self.k * (width + 3 * self.k)

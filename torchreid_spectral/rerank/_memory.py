@@ -1,0 +1,86 @@
+"""How much memory a call needs, said before it is taken, and refused where it is not there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from torchreid_spectral.errors import InputError
+
+__all__ = ["available_memory", "check_memory", "human"]
+
+logger = logging.getLogger(__name__)
+WORTH_TELLING = 2**30
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Give the free bytes of a device.
+
+    Args:
+        device: CPU or CUDA.
+
+    Returns:
+        Bytes, the least of what the machine and its container leave; ``None`` if unknown.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [value for value in (_machine(), _container()) if value is not None]
+    return min(found, default=None)
+
+
+def check_memory(what: str, needed: int, device: torch.device, advice: str) -> None:
+    """Log what a call needs, and refuse what does not fit.
+
+    Args:
+        what: The call.
+        needed: Bytes.
+        device: Where.
+        advice: What to do instead.
+
+    Raises:
+        InputError: If the device has less memory free.
+    """
+    free = available_memory(device)
+    level = logging.INFO if needed >= WORTH_TELLING else logging.DEBUG
+    known = "unknown" if free is None else human(free)
+    logger.log(level, "%s needs about %s; free: %s", what, human(needed), known)
+    if free is not None and needed > free:
+        raise InputError(f"{what} needs about {human(needed)}, but {known} are free. {advice}")
+
+
+def human(size: float) -> str:
+    """Write bytes for people.
+
+    Args:
+        size: Bytes.
+
+    Returns:
+        For instance ``1.5 GB``; a GB is 10^9 bytes.
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _machine() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on Windows, partly on macOS
+        return None
+
+
+def _container() -> int | None:
+    try:
+        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = (_CGROUP / "memory.current").read_text(encoding="ascii").strip()
+        return None if limit == "max" else int(limit) - int(used)
+    except (OSError, ValueError):
+        return None

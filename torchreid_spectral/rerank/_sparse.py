@@ -1,0 +1,57 @@
+"""Sparse graphs from neighbour lists, as SciPy CSR arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+__all__ = ["Csr", "adjacency", "diagonal", "mutual", "row_sums"]
+
+Csr = Any  # scipy.sparse.csr_array
+
+
+def adjacency(
+    indices: NDArray[Any], weights: NDArray[Any] | None = None, *, columns: int | None = None
+) -> Csr:
+    """Build the graph in which row i has an edge to each of ``indices[i]``.
+
+    Args:
+        indices: ``(N, k)``.
+        weights: ``(N, k)``; one if not given.
+        columns: Nodes there are to go to; N if not given.
+
+    Returns:
+        ``(N, columns)``, float32.
+    """
+    n, k = indices.shape
+    values = np.ones(n * k) if weights is None else weights.flatten()
+    # flatten copies: SciPy sorts in place
+    edges = values.astype(np.float32), indices.flatten()
+    return sparse.csr_array((*edges, np.arange(n + 1) * k), shape=(n, columns or n))
+
+
+def mutual(indices: NDArray[Any], weights: NDArray[Any] | None = None) -> Csr:
+    """Keep the edges that go both ways.
+
+    Args:
+        indices: ``(N, k)``.
+        weights: ``(N, k)``, of the edges of each row.
+
+    Returns:
+        ``(N, N)``.
+    """
+    back = adjacency(indices).T.tocsr()
+    return adjacency(indices, weights).multiply(back).tocsr()
+
+
+def row_sums(graph: Csr) -> NDArray[np.float32]:
+    """Sum the rows, in float64 on the way."""
+    return np.asarray(graph.sum(axis=1, dtype=np.float64)).ravel().astype(np.float32)
+
+
+def diagonal(values: NDArray[Any]) -> Csr:
+    """Build a diagonal matrix, for scaling rows (from the left) or columns."""
+    return sparse.diags_array(values.astype(np.float32)).tocsr()
