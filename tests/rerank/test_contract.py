@@ -30,7 +30,7 @@ CASES = [
     Case("k_reciprocal", {"k1": 3, "k2": 4, "metric": "cosine"}),
     Case("graph_walk", {"k": 3, "num_averaged": 4, "lambda_value": 0.1}),
     Case("graph_walk", {"k": 4, "walked": "features", "steps": 2, "lambda_value": 0.1}),
-    Case("graph_walk", {"k": 4, "walked": "scores", "steps": 2, "restart": 0.3, "lambda_value": 0}),
+    Case("graph_walk", {"k": 4, "walked": "scores", "steps": 2, "restart": 0.3}),
     Case("group_shuffling", {"k": 8, "groups": 1}),
     Case("supervised_manifold", {"k": 8}),
     Case("knn_voting", {"k": 4, "depth": 4}, repairs=None),

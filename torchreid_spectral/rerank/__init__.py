@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.rerank._store import read
 from torchreid_spectral.rerank.base import Reranker
 from torchreid_spectral.rerank.graph_walk import GraphWalk
 from torchreid_spectral.rerank.group_shuffling import GroupShuffling
@@ -30,6 +32,7 @@ __all__ = [
     "Reranker",
     "SupervisedManifold",
     "build_reranker",
+    "load_reranker",
 ]
 
 RERANKERS: dict[str, Callable[..., Reranker]] = {
@@ -72,3 +75,28 @@ def build_reranker(name: str, **options: Any) -> Reranker:  # noqa: ANN401 (each
         if option not in known:
             raise InputError(f"Re-ranker {name} has no option {option!r}; it has {sorted(known)}.")
     return RERANKERS[name](**options)
+
+
+def load_reranker(path: str | Path, device: str = "cpu") -> Reranker:
+    """Open a fitted gallery that ``Reranker.save`` wrote.
+
+    On a CPU the features stay in the file and are mapped into memory: they are read when looked
+    at and shared by the processes that opened it. A FAISS index is built anew.
+
+    Args:
+        path: The ``.safetensors`` file; its ``.json`` lies beside it.
+        device: Where the features go.
+
+    Returns:
+        The re-ranker, ready to rank.
+
+    Raises:
+        InputError: If a file is missing, damaged, of a later version, or of another pair.
+    """
+    tensors, about = read(Path(path), device)
+    try:
+        reranker = build_reranker(about["reranker"], **about["options"])
+        reranker.restore(tensors)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is no saved gallery: {error!r} is missing or wrong.") from error
+    return reranker
