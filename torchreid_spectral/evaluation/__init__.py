@@ -1,17 +1,22 @@
-"""Evaluation of rankings: CMC and mAP as the field computes them."""
+"""Evaluation of rankings: CMC, mAP, mINP and verification rates; why queries are dropped; whitening."""
 
-from torchreid_spectral.evaluation.ranking import (
-    QueryResults,
-    RankingMetrics,
-    evaluate_queries,
-    evaluate_rank,
-)
+from torchreid_spectral.evaluation.diagnosis import Diagnosis, diagnose
+from torchreid_spectral.evaluation.features import evaluate_blocks, evaluate_indices
+from torchreid_spectral.evaluation.ranking import evaluate_queries, evaluate_rank
+from torchreid_spectral.evaluation.results import QueryResults, RankingMetrics
+from torchreid_spectral.evaluation.verification import PairDistances, tpr_at_fpr
 from torchreid_spectral.evaluation.whitening import Whitening
 
 __all__ = [
+    "Diagnosis",
+    "PairDistances",
     "QueryResults",
     "RankingMetrics",
     "Whitening",
+    "diagnose",
+    "evaluate_blocks",
+    "evaluate_indices",
     "evaluate_queries",
     "evaluate_rank",
+    "tpr_at_fpr",
 ]

@@ -10,96 +10,32 @@ Term                                           Here                     Shape
 rank of the i-th positive, :math:`r_i`         ``ranks``, 1-based       varies
 :math:`AP = \frac{1}{R}\sum_i \frac{i}{r_i}`   ``average_precision``    ``(Q,)``
 :math:`CMC(k)`: share with :math:`r_1 \le k`   ``cmc``                  ``(k,)``
+:math:`INP = R / r_R`                          ``inverse_penalty``      ``(Q,)``
 =============================================  =======================  =========
 
 Nothing is sorted but the few positives of a query: their ranks are counted.
+
+The trapezoidal AP is that of the authors' code and of the talk (J. Philbin et al., *Object Retrieval
+with Large Vocabularies and Fast Spatial Matching*, CVPR 2007): the mean of the precision at each
+positive and just before it, :math:`\frac{1}{R} \sum_i \frac12 (\frac{i-1}{r_i-1} + \frac{i}{r_i})`, where
+the first is 1 at :math:`r_i = 1`. mINP: M. Ye et al., *Deep Learning for Person Re-identification: A
+Survey and Outlook*, TPAMI 2021.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.evaluation.results import QueryResults
 
-__all__ = ["QueryResults", "RankingMetrics", "evaluate_queries", "evaluate_rank"]
+__all__ = ["evaluate_queries", "evaluate_rank"]
 
 Ids = NDArray[Any]
 CUHK03_DRAWS = 10
-
-
-@dataclass(frozen=True)
-class RankingMetrics:
-    """Mean results over the queries that have a valid positive.
-
-    Args:
-        cmc: ``(max_rank,)`` share of queries with a positive at that rank or before.
-        mAP: Mean average precision, in [0, 1].
-        num_queries: Queries given.
-        num_valid: Queries that count: those with a positive from another camera.
-    """
-
-    cmc: NDArray[np.float32]
-    mAP: float
-    num_queries: int
-    num_valid: int
-
-    def rank(self, k: int) -> float:
-        """Give the CMC at rank ``k``; past the gallery's end it is the last value.
-
-        Args:
-            k: Rank, from 1.
-
-        Returns:
-            Share in [0, 1].
-        """
-        return float(self.cmc[min(k, len(self.cmc)) - 1])
-
-
-@dataclass(frozen=True)
-class QueryResults:
-    """Results of each query, to be joined over chunks of queries.
-
-    Args:
-        average_precision: ``(Q,)``; NaN where a query has no valid positive.
-        cmc: ``(Q, max_rank)``.
-    """
-
-    average_precision: NDArray[np.float64]
-    cmc: NDArray[np.float32]
-
-    @staticmethod
-    def mean(parts: Iterable[QueryResults]) -> RankingMetrics:
-        """Average over all queries of all parts.
-
-        Args:
-            parts: Results of chunks of queries.
-
-        Returns:
-            The means.
-
-        Raises:
-            InputError: If no query has a positive from another camera.
-        """
-        parts = list(parts)
-        precision = np.concatenate([part.average_precision for part in parts])
-        cmc = np.concatenate([part.cmc for part in parts])
-        valid = ~np.isnan(precision)
-        if not valid.any():
-            raise InputError(
-                f"None of the {len(valid)} queries has a gallery image of its identity from "
-                "another camera, so there is nothing to measure. Mostly all images carry one "
-                "camera id: give each camera its own, or the identities of query and gallery "
-                "differ."
-            )
-        total = cmc[valid].sum(0, dtype=np.float32) / float(valid.sum())
-        return RankingMetrics(
-            total.astype(np.float32), float(precision[valid].mean()), len(valid), int(valid.sum())
-        )
 
 
 def evaluate_rank(
@@ -174,16 +110,15 @@ def evaluate_queries(
         One row a query.
 
     Raises:
-        InputError: If shapes do not fit.
+        InputError: If shapes do not fit, or a positive's distance is NaN.
     """
     arrays = [np.asarray(ids) for ids in (q_pids, g_pids, q_camids, g_camids)]
     distmat = np.asarray(distmat)
     _check_shapes(distmat, arrays)
     num_q, num_g = distmat.shape
     max_rank = min(max_rank, num_g)
-    precision = np.full(num_q, np.nan)
-    cmc = np.zeros((num_q, max_rank), dtype=np.float32)
-    of_identity = _positions(arrays[1])
+    results = QueryResults.empty(num_q, max_rank)
+    of_identity = positions_of(arrays[1])
     for row in range(num_q):
         pid, camid = arrays[0][row], arrays[2][row]
         same = of_identity.get(pid, _NOTHING)
@@ -191,20 +126,27 @@ def evaluate_queries(
         positives = same[arrays[3][same] != camid]
         if len(positives) == 0:
             continue
+        if np.isnan(distmat[row, positives]).any():
+            raise InputError(f"distmat row {row} holds NaN: the ranks of its positives are undefined.")
         ranks = _ranks(distmat[row], positives, dropped)
-        precision[row] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+        results.fill(row, ranks, len(ranks))
         if use_metric_cuhk03:
-            cmc[row] = _single_shot(distmat[row], arrays[1], pid, dropped, max_rank)
-        else:
-            cmc[row, ranks[0] - 1 :] = 1
-    return QueryResults(precision, cmc)
+            results.cmc[row] = _single_shot(distmat[row], arrays[1], pid, dropped, max_rank)
+    return results
 
 
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
-def _positions(pids: Ids) -> dict[Any, NDArray[np.int64]]:
-    """Map each identity to its gallery indices, ascending."""
+def positions_of(pids: Ids) -> dict[Any, NDArray[np.int64]]:
+    """Map each identity to its gallery indices, ascending.
+
+    Args:
+        pids: ``(G,)``.
+
+    Returns:
+        Indices by identity.
+    """
     order = np.argsort(pids, kind="stable")
     values, starts = np.unique(pids[order], return_index=True)
     return dict(zip(values.tolist(), np.split(order, starts[1:])))
@@ -217,21 +159,44 @@ def _ranks(
     order = np.lexsort((positives, distances[positives]))
     positives = positives[order]
     near = distances[positives]
-    # How many are strictly nearer, and how many as near with a lower index.
-    slots = np.searchsorted(near, distances, side="right")
-    counts = np.bincount(slots, minlength=len(near) + 1)
-    counts -= np.bincount(slots[dropped], minlength=len(near) + 1)
-    counts -= np.bincount(slots[positives], minlength=len(near) + 1)
-    ranks = np.cumsum(counts)[: len(near)] + np.arange(1, len(near) + 1)
-    tied = np.flatnonzero(np.searchsorted(near, distances, side="left") != slots)
-    tied = np.setdiff1d(tied, np.concatenate([positives, dropped]), assume_unique=True)
-    if len(tied) > 64:  # so many that a full sort is cheaper
+    candidates = np.flatnonzero(distances <= near[-1])  # nobody else stands before a positive
+    values = distances[candidates]
+    slots = np.searchsorted(near, values)  # how many positives are strictly nearer
+    tied = near[slots] == values  # the positives themselves are among them
+    counts = np.bincount(slots[~tied], minlength=len(near))
+    counts -= np.bincount(*_untied(near, distances[dropped]), minlength=len(near))
+    ranks = np.cumsum(counts) + np.arange(1, len(near) + 1)
+    others = candidates[tied]
+    if len(others) > len(near):
+        others = np.setdiff1d(others, np.concatenate([positives, dropped]), assume_unique=True)
+        return _with_ties(ranks, near, positives, others, distances, dropped)
+    return ranks
+
+
+def _untied(near: NDArray[Any], distances: NDArray[Any]) -> tuple[NDArray[np.int64]]:
+    """Give the slots of dropped images that were counted: as far as a positive and not tied."""
+    distances = distances[distances <= near[-1]]
+    slots = np.searchsorted(near, distances)
+    return (slots[near[slots] != distances],)
+
+
+def _with_ties(
+    ranks: NDArray[np.int64],
+    near: NDArray[Any],
+    positives: NDArray[np.int64],
+    others: NDArray[np.int64],
+    distances: NDArray[Any],
+    dropped: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Count those that are as near as a positive: before it if nearer than the next, or lower."""
+    if len(others) > 64:  # so many that a full sort is cheaper
         kept = np.ones(len(distances), dtype=bool)
         kept[dropped] = False
         full = np.argsort(distances, kind="stable")
         return np.flatnonzero(np.isin(full[kept[full]], positives)) + 1
-    for other in tied:
-        ranks[(near == distances[other]) & (positives > other)] += 1
+    for other in others:
+        before = (near > distances[other]) | ((near == distances[other]) & (positives > other))
+        ranks[before] += 1
     return ranks
 
 
