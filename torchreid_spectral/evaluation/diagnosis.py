@@ -37,7 +37,8 @@ class Diagnosis:
     def __str__(self) -> str:
         if self.num_valid == self.num_queries:
             return f"All {self.num_queries} queries can be evaluated."
-        lines = [f"{self.num_queries - self.num_valid} of {self.num_queries} queries are left out:"]
+        dropped = self.num_queries - self.num_valid
+        lines = [f"{dropped} of {self.num_queries} queries are left out:"]
         for rows, why in (
             (self.absent, "the identity is not in the gallery"),
             (self.same_camera, "the identity is in the gallery from the query's own camera only"),
@@ -69,11 +70,9 @@ def diagnose(
         The queries that are dropped and why; as text it explains itself.
 
     Example:
-        >>> print(diagnose(*(np.array(ids) for ids in ([1, 2], [1, 1], [0, 0], [0, 0]))))
-        2 of 2 queries are left out:
+        >>> print(diagnose(*(np.array(ids) for ids in ([1, 2], [1, 1], [0, 0], [0, 1]))))
+        1 of 2 queries are left out:
           1: the identity is not in the gallery (queries 1)
-          1: the identity is in the gallery from the query's own camera only (queries 0)
-          All images carry one camera id. The protocol leaves out gallery images of the query's identity and camera: give each camera its own id.
     """
     q_pids, g_pids, q_camids, g_camids = map(np.asarray, (q_pids, g_pids, q_camids, g_camids))
     cameras_of = {pid: set(g_camids[rows].tolist()) for pid, rows in positions_of(g_pids).items()}
@@ -85,5 +84,5 @@ def diagnose(
         elif cameras == {camid}:
             same.append(row)
     count = len(np.union1d(q_camids, g_camids))
-    as_array = [np.array(rows, dtype=np.int64) for rows in (absent, same)]
-    return Diagnosis(len(q_pids), *as_array, count)
+    absent_rows, same_rows = (np.array(rows, dtype=np.int64) for rows in (absent, same))
+    return Diagnosis(len(q_pids), absent_rows, same_rows, count)

@@ -118,7 +118,9 @@ def evaluate_indices(
 
 def _check(indices: NDArray[Any], *ids: Ids) -> None:
     if indices.ndim != 2 or not np.issubdtype(indices.dtype, np.integer):
-        raise InputError(f"indices must be integers (Q, top_k), got {indices.dtype} {indices.shape}.")
+        raise InputError(
+            f"indices must be integers (Q, top_k), got {indices.dtype} {indices.shape}."
+        )
     names = ("q_pids", "g_pids", "q_camids", "g_camids")
     lengths = (len(indices), len(ids[1])) * 2
     for name, array, length in zip(names, ids, lengths):

@@ -15,11 +15,13 @@ rank of the i-th positive, :math:`r_i`         ``ranks``, 1-based       varies
 
 Nothing is sorted but the few positives of a query: their ranks are counted.
 
-The trapezoidal AP is that of the authors' code and of the talk (J. Philbin et al., *Object Retrieval
-with Large Vocabularies and Fast Spatial Matching*, CVPR 2007): the mean of the precision at each
-positive and just before it, :math:`\frac{1}{R} \sum_i \frac12 (\frac{i-1}{r_i-1} + \frac{i}{r_i})`, where
-the first is 1 at :math:`r_i = 1`. mINP: M. Ye et al., *Deep Learning for Person Re-identification: A
-Survey and Outlook*, TPAMI 2021.
+The trapezoidal AP is that of the authors' code and of the talk (J. Philbin et al., *Object
+Retrieval with Large Vocabularies and Fast Spatial Matching*, CVPR 2007), the mean of the precision
+at each positive and just before it, which is 1 at :math:`r_i = 1`:
+
+.. math:: \frac{1}{R} \sum_i \frac12 \left(\frac{i-1}{r_i-1} + \frac{i}{r_i}\right)
+
+mINP: M. Ye et al., *Deep Learning for Person Re-identification: A Survey and Outlook*, TPAMI 2021.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ def evaluate_queries(
         if len(positives) == 0:
             continue
         if np.isnan(distmat[row, positives]).any():
-            raise InputError(f"distmat row {row} holds NaN: the ranks of its positives are undefined.")
+            raise InputError(f"distmat row {row} holds NaN: its positives have no rank.")
         ranks = _ranks(distmat[row], positives, dropped)
         results.fill(row, ranks, len(ranks))
         if use_metric_cuhk03:

@@ -41,7 +41,7 @@ class EdgeRule:
     def attach(
         self, near: NDArray[Any], distances: NDArray[Any], taken: NDArray[Any], graph: Csr
     ) -> Csr:
-        """Build rows of single nodes: their gallery neighbours, and themselves in a last column."""
+        """Build rows of single nodes: gallery neighbours, and themselves in a last column."""
         count, k = graph.shape[0], min(self.k, near.shape[1])
         own = np.full((len(near), 1), count)
         columns = np.concatenate([near[:, :k], own], axis=1)
@@ -67,8 +67,8 @@ class EdgeRule:
         if self.cross_camera == 1:
             return graph
         rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
-        graph.data = np.where(left[rows] != right[graph.indices], self.cross_camera, 1) * graph.data
-        graph.data = graph.data.astype(np.float32)
+        factor = np.where(left[rows] != right[graph.indices], self.cross_camera, 1)
+        graph.data = (factor * graph.data).astype(np.float32)
         return graph
 
 
@@ -147,10 +147,8 @@ class Walk:
         return (1 - self.restart) * moved + self.restart * start if self.restart else moved
 
     def _limit(self, start: NDArray[Any], tolerance: float = 1e-6) -> NDArray[np.float32]:
-        """Solve (I - (1 - r) T) X = r X_0 by conjugate gradient, all columns at once.
-
-        D^-1 W is not symmetric, but D^1/2 (D^-1 W) D^-1/2 is.
-        """
+        """Solve (I - (1 - r) T) X = r X_0 by conjugate gradient, all columns at once."""
+        # D^-1 W is not symmetric, but D^1/2 (D^-1 W) D^-1/2 is.
         roots = np.sqrt(self.degrees, dtype=np.float64)
         system = diagonal(1 / roots) @ self.graph @ diagonal(1 / roots)
         if self.normalization == "symmetric":

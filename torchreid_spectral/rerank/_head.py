@@ -41,7 +41,7 @@ class HeadReranker(Reranker):
 
     @abstractmethod
     def _new_distances(self, query: Tensor, near: Tensor, distances: Tensor) -> Tensor:
-        """Give distances to the nearest k: unit rows (Q, D), indices and cosine distances (Q, k)."""
+        """Give new distances (Q, k) from unit rows (Q, D), indices and distances (Q, k)."""
 
     def _ranked(
         self, query: Tensor, camids: Tensor | None, depth: int, inductive: bool

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.functional.distance import PREPARED_METRICS
 from torchreid_spectral.functional.ranking import merge_top_k, rank_prepared
 from torchreid_spectral.search import ExactSearch, Search
 
@@ -54,8 +53,9 @@ class Neighbours:
         for rows in bar(_slices(len(search.features)), "neighbours"):
             units = search.features[rows]
             if isinstance(search, ExactSearch):
+                metric, first = search.metric, rows.start
                 parts.append(
-                    rank_prepared(units, search.features, k, metric=search.metric, first=rows.start)
+                    rank_prepared(units, search.features, k, metric=metric, first=first)
                 )
             else:
                 near = _itself_first(*search.nearest(units, k), rows.start)
@@ -117,7 +117,15 @@ class Neighbours:
         return Neighbours(*(torch.cat(part) for part in zip(*tops)))
 
     def _with_others(
-        self, mine: Tensor, others: Tensor, metric: str, k: int, shift: int, bar: Bar, *, first: bool
+        self,
+        mine: Tensor,
+        others: Tensor,
+        metric: str,
+        k: int,
+        shift: int,
+        bar: Bar,
+        *,
+        first: bool,
     ) -> Neighbours:
         """Let other nodes into the lists; ``first``: they have the lower numbers."""
         parts = []

@@ -262,7 +262,7 @@ class Reranker(ABC):
     ) -> Iterator[tuple[slice, Tensor]]:
         """Give the distances to the whole gallery, a chunk of queries at a time."""
 
-    def _fitted(self) -> None:
+    def _fitted(self) -> None:  # noqa: B027 (most have nothing to prepare)
         """Prepare what does not depend on the queries."""
 
     def _added(self, count: int) -> None:

@@ -47,7 +47,8 @@ class GroupShuffling(HeadReranker):
         alpha: Share of the walk, the rest goes back to the start; the paper's 0.95.
         temperature: :math:`\sigma` of the softmax.
         search: See :class:`~torchreid_spectral.rerank.Reranker`.
-        chunk_size: Queries handled at once; memory is about ``4 * chunk_size * k * (k + D)`` floats.
+        chunk_size: Queries handled at once; memory is about ``4 * chunk_size * k * (k + D)``
+            floats.
         progress: Show a bar for long work, on terminals.
 
     Raises:

@@ -81,7 +81,8 @@ class KNNVoting(Reranker):
         distances = PREPARED_METRICS[self.metric](query, self._search.features)
         order = distances.argsort(dim=1, stable=True)
         places = torch.arange(1, order.shape[1] + 1, dtype=query.dtype, device=query.device)
-        scores = torch.empty_like(distances).scatter_(1, order, places.reciprocal().expand_as(order))
+        reciprocal = places.reciprocal().expand_as(order)
+        scores = torch.empty_like(distances).scatter_(1, order, reciprocal)
         tie_break = scores.reciprocal().mul_(TIE_BREAK / order.shape[1])
         lists = self._lists
         votes = torch.arange(1, lists.shape[1] + 1, dtype=query.dtype, device=query.device)

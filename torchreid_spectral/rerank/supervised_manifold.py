@@ -50,7 +50,8 @@ class SupervisedManifold(HeadReranker):
         rounds: Repetitions of the formula, from :math:`A_0 = L`.
         temperature: :math:`\sigma` of the softmax behind P.
         search: See :class:`~torchreid_spectral.rerank.Reranker`.
-        chunk_size: Queries handled at once; memory is about ``4 * chunk_size * k * (k + D)`` floats.
+        chunk_size: Queries handled at once; memory is about ``4 * chunk_size * k * (k + D)``
+            floats.
         progress: Show a bar for long work, on terminals.
 
     Raises:

@@ -47,7 +47,7 @@ class _FaissSearch(Search):
         self._faiss: Any = require_extra("faiss", "faiss", f"The search {type(self).__name__}")
         if gpus < 0 or gpus > (found := getattr(self._faiss, "get_num_gpus", lambda: 0)()):
             raise InputError(
-                f"gpus must be between 0 and {found}, the GPUs this build of FAISS sees; got {gpus}."
+                f"gpus must be in [0, {found}], the GPUs this build of FAISS sees; got {gpus}."
             )
         self.gpus = gpus
         self._index: Any = None
