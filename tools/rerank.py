@@ -1,0 +1,213 @@
+"""Rank, re-rank and evaluate feature files, without images, models or torchreid.
+
+Example:
+    python tools/rerank.py --query q.npz --gallery g.npz --method graph_walk --json metrics.json
+    python tools/rerank.py --query features.npz --gallery features.npz --compare
+    python tools/rerank.py --query q.npz --gallery g.npz --method local_blurring k=100 \
+        temperature=0.05 --top-k 50 --output ranks.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchreid_spectral._files import write_whole
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.evaluation import diagnose, evaluate_blocks
+from torchreid_spectral.evaluation.feature_files import FeatureSet, load_features
+from torchreid_spectral.evaluation.verification import PairDistances
+from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
+from torchreid_spectral.search import SEARCHES
+
+FPRS = (1e-4, 1e-3, 1e-2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit status: 0, or 2 where the user can mend something.
+    """
+    args = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if args.compare:
+            results = compare(args)
+        else:
+            results = [rank(args)]
+            print(table(results))
+        if args.json:
+            text = json.dumps(results if args.compare else results[0], indent=2) + "\n"
+            write_whole(Path(args.json), lambda path: path.write_text(text, encoding="utf-8"))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot write: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--query", required=True, help="feature file or folder of the queries")
+    parser.add_argument("--gallery", required=True, help="feature file or folder of the gallery")
+    parser.add_argument("--method", default="graph_walk", choices=sorted(RERANKERS))
+    parser.add_argument("--search", default="exact", choices=sorted(SEARCHES))
+    parser.add_argument("--top-k", type=int, default=100, help="images returned for each query")
+    parser.add_argument("--inductive", action="store_true", help="answer each query alone")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--output", default="", help="npz for indices and distances")
+    parser.add_argument("--json", default="", help="file for the metrics")
+    parser.add_argument("--cuhk03-metric", action="store_true", help="one image an identity")
+    parser.add_argument("--compare", action="store_true", help="a table of all methods")
+    parser.add_argument("options", nargs="*", metavar="NAME=VALUE", help="of the method")
+    return parser.parse_intermixed_args(argv)
+
+
+def rank(args: argparse.Namespace) -> dict[str, Any]:
+    """Rank with one method and evaluate.
+
+    Returns:
+        Metrics, seconds and peak memory.
+    """
+    query, gallery = load_features(args.query, "query"), load_features(args.gallery, "gallery")
+    reranker = build_reranker(args.method, search=args.search, **options_of(args))
+    started = time.perf_counter()
+    reranker.fit(on(args.device, gallery.features), gallery.camids)
+    fitted = time.perf_counter()
+    features = on(args.device, query.features)
+    cameras = {"camids": query.camids, "inductive": args.inductive}
+    indices, distances = reranker.rank(features, args.top_k, **cameras)
+    done = time.perf_counter()
+    if args.output:
+        content = {"indices": indices.cpu().numpy(), "distances": distances.cpu().numpy()}
+        save = lambda path: np.savez(path.open("wb"), **content)  # noqa: E731
+        write_whole(Path(args.output), save)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    result = {
+        "method": args.method,
+        "seconds_fit": fitted - started,
+        "seconds_rank": done - fitted,
+        "peak_GB": peak,
+    }
+    return result | metrics(reranker, features, query, gallery, args)
+
+
+def metrics(
+    reranker: Reranker,
+    features: torch.Tensor,
+    query: FeatureSet,
+    gallery: FeatureSet,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Evaluate over the whole gallery, where identities and cameras are known."""
+    ids = [query.pids, gallery.pids, query.camids, gallery.camids]
+    if any(each is None for each in ids):
+        return {}
+    diagnosis = diagnose(*ids)
+    if diagnosis.num_valid < diagnosis.num_queries:
+        print(diagnosis, file=sys.stderr)
+    pairs = PairDistances(*ids, max_fpr=max(FPRS))
+
+    def blocks() -> Any:
+        every = reranker.iter_distances(features, camids=query.camids, inductive=args.inductive)
+        for rows, block in every:
+            pairs.add(rows, block.cpu().numpy())
+            yield rows, block.cpu().numpy()
+
+    found = evaluate_blocks(blocks(), *ids, use_metric_cuhk03=args.cuhk03_metric)
+    ranks = {f"rank-{k}": found.rank(k) for k in (1, 5, 10, 20)}
+    summary = {"mAP": found.mAP, **ranks, "mINP": found.mINP, "queries": found.num_queries}
+    summary |= {"mAP_trapezoidal": found.mAP_trapezoidal, "valid_queries": found.num_valid}
+    return summary | {f"TPR@FPR={fpr:g}": pairs.tpr_at(fpr)[0] for fpr in FPRS}
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run all methods, each in a process of its own so that its peak memory is its own.
+
+    Returns:
+        The result of each.
+    """
+    if args.options or args.output:
+        raise InputError("--compare takes the defaults of all methods: no options, no --output.")
+    results = []
+    for method in RERANKERS:
+        command = [sys.executable, __file__, "--query", args.query, "--gallery", args.gallery]
+        command += ["--method", method, "--search", args.search, "--device", args.device]
+        command += ["--top-k", str(args.top_k)]
+        command += ["--inductive"] * args.inductive + ["--cuhk03-metric"] * args.cuhk03_metric
+        with tempfile.TemporaryDirectory() as folder:
+            command += ["--json", str(Path(folder) / "metrics.json")]
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            if run.returncode:
+                raise InputError(f"{method}: {run.stderr.strip().splitlines()[-1]}")
+            results.append(json.loads((Path(folder) / "metrics.json").read_text()))
+        print(table(results[-1:], header=len(results) == 1), flush=True)
+    return results
+
+
+def table(results: Sequence[dict[str, Any]], *, header: bool = True) -> str:
+    """Lay out results as text; rates in per cent."""
+    rates = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
+    lines = []
+    if header:
+        titles = " ".join(f"{name:>7}" for name in (*rates, "fit s", "rank s", "GB"))
+        lines.append(f"{'method':<20} {titles}")
+    for result in results:
+        cells = [f"{100 * result[name]:7.2f}" if name in result else f"{'-':>7}" for name in rates]
+        cells += [f"{result[name]:7.2f}" for name in ("seconds_fit", "seconds_rank", "peak_GB")]
+        lines.append(f"{result['method']:<20} {' '.join(cells)}")
+    return "\n".join(lines)
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Read NAME=VALUE options of a method."""
+    options = {}
+    for text in args.options:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"Options of a method are NAME=VALUE, got {text!r}.")
+        options[name] = number(value)
+    return options
+
+
+def number(text: str) -> Any:
+    """Read a whole number, a number, or leave a word as it is."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def on(device: str, features: Any) -> torch.Tensor:
+    """Put features on a device in float32."""
+    try:
+        return torch.from_numpy(np.ascontiguousarray(features)).to(device, torch.float32)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device} cannot be used: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

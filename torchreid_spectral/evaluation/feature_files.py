@@ -1,0 +1,142 @@
+"""Features with identities and cameras from files: npz, npy with csv, safetensors, or a folder.
+
+==================  =========================================================================
+File                What it holds
+==================  =========================================================================
+``x.npz``           arrays ``features``, ``pids``, ``camids``; or of query and gallery
+                    together: ``qf``, ``q_pids``, ``q_camids``, ``gf``, ``g_pids``, ``g_camids``
+``x.npy``           the features; ``x.csv`` beside it has the columns ``pid`` and ``camid``
+``x.safetensors``   tensors ``features``, ``pids``, ``camids``; or ids in ``x.json`` beside it
+folder              what ``tools/extract.py`` wrote: ``index.json`` and shards
+==================  =========================================================================
+
+Identities and cameras may be missing; then there are no metrics. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from torchreid_spectral.errors import InputError
+
+__all__ = ["FeatureSet", "load_features"]
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features with what is known of them.
+
+    Args:
+        features: ``(N, D)``.
+        pids: ``(N,)`` identities, numbers or names.
+        camids: ``(N,)`` cameras.
+    """
+
+    features: NDArray[Any]
+    pids: NDArray[Any] | None = None
+    camids: NDArray[Any] | None = None
+
+
+def load_features(path: str | Path, role: str) -> FeatureSet:
+    """Read a feature file.
+
+    Args:
+        path: See this module's table.
+        role: ``query`` or ``gallery``: which of the two, where a file holds both.
+
+    Returns:
+        The features.
+
+    Raises:
+        InputError: If the file is missing, damaged, or lacks something.
+    """
+    path = Path(path).expanduser()
+    readers = {".npz": _npz, ".npy": _npy, ".safetensors": _safetensors}
+    try:
+        if path.is_dir():
+            content = _folder(path)
+        elif path.suffix in readers:
+            content = readers[path.suffix](path)
+        else:
+            raise InputError(f"{path} is no feature file: take {', '.join(readers)} or a folder.")
+    except FileNotFoundError as error:
+        raise InputError(f"The {role} file {error.filename or path} does not exist.") from error
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"The {role} file {path} cannot be read: {error}") from error
+    return _chosen(content, path, role)
+
+
+def _chosen(content: Mapping[str, Any], path: Path, role: str) -> FeatureSet:
+    short = role[0]
+    names = {
+        "features": ("features", f"{short}f", f"{role}_features"),
+        "pids": ("pids", "ids", f"{short}_pids"),
+        "camids": ("camids", f"{short}_camids"),
+    }
+    found = {
+        kind: next((content[name] for name in known if content.get(name) is not None), None)
+        for kind, known in names.items()
+    }
+    if found["features"] is None:
+        raise InputError(
+            f"{path} has no features: expected one of {names['features']}, got {sorted(content)}."
+        )
+    features = np.asarray(found["features"])
+    ids = {}
+    for kind in ("pids", "camids"):
+        ids[kind] = None if found[kind] is None else np.asarray(found[kind])
+        if ids[kind] is not None and ids[kind].shape != features.shape[:1]:
+            raise InputError(
+                f"{path}: {kind} must have one entry a feature, got {ids[kind].shape} for "
+                f"{features.shape}."
+            )
+    return FeatureSet(features, **ids)
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files if not name.endswith("names")}
+
+
+def _npy(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = {"features": np.load(path, allow_pickle=False)}
+    table = path.with_suffix(".csv")
+    if table.exists():
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for kind in ("pid", "camid"):
+            if rows and kind not in rows[0]:
+                raise InputError(f"{table} needs the columns pid and camid, got {list(rows[0])}.")
+            content[f"{kind}s"] = np.array([row[kind] for row in rows])
+    return content
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = dict(load_file(path))
+    beside = path.with_suffix(".json")
+    if beside.exists():
+        content |= json.loads(beside.read_text(encoding="utf-8"))
+    return content
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    shards = json.loads((path / "index.json").read_text(encoding="utf-8"))["shards"]
+    parts = [_safetensors(path / f"{name}.safetensors") for name in shards]
+    content: dict[str, Any] = {"features": np.concatenate([part["features"] for part in parts])}
+    for kind in ("ids", "camids"):
+        if all(part.get(kind) is not None for part in parts):
+            content[kind] = np.concatenate([part[kind] for part in parts])
+    return content
