@@ -31,12 +31,43 @@ def k_reciprocal(
     return out
 
 
-def _relative(d: np.ndarray, square: bool) -> np.ndarray:
-    """Square the distances if asked to and divide each row by its largest."""
+def k_reciprocal_alone(
+    query: np.ndarray,
+    gallery: np.ndarray,
+    k1: int,
+    k2: int,
+    lambda_value: float,
+    metric: str = "squared_euclidean",
+    square_distances: bool = True,
+) -> np.ndarray:
+    """Do it with ``inductive=True``: each query is one more node, which no other list has."""
+    among, count = distance(gallery, gallery, metric), len(gallery)
+    d = _relative(among, square_distances)
+    order = [sorted(range(count), key=lambda j, i=i: (j != i, d[i, j], j)) for i in range(count)]
+    single = [_encode(d[i], _expanded(order, i, k1)) for i in range(count)]
+    encoding = [_average([single[j] for j in order[i][:k2]]) for i in range(count)]
+    out = np.zeros((len(query), count))
+    for q, row in enumerate(distance(query, gallery, metric)):
+        own = _relative(np.append(row, 0.0)[None], square_distances, itself=count)[0]
+        near = sorted(range(count), key=lambda j, own=own: (own[j], j))
+        takes = {j for j in near[:k1] if count <= k1 or row[j] <= among[j, order[j][k1]]}
+        members = takes | {count}
+        for j in takes:
+            half = _reciprocal(order, j, int(np.around(k1 / 2)))
+            if 3 * len(half & takes) > 2 * len(half):
+                members |= half
+        mine = _average([_encode(own, members), *(single[j] for j in near[: k2 - 1])])
+        for g in range(count):
+            out[q, g] = (1.0 - lambda_value) * _jaccard(mine, encoding[g]) + lambda_value * own[g]
+    return out
+
+
+def _relative(d: np.ndarray, square: bool, itself: int = 0) -> np.ndarray:
+    """Square the distances if asked to, divide each row by its largest; row 0 is of ``itself``."""
     out = np.zeros(d.shape)
     for i, row in enumerate(d):
         values = [float(value) ** 2 if square else float(value) for value in row]
-        values[i] = 0.0
+        values[i + itself] = 0.0
         farthest = max(values)
         out[i] = [value / farthest if farthest > 0 else 0.0 for value in values]
     return out
