@@ -1,0 +1,190 @@
+"""What re-rankers refuse: options out of range, wrong cameras, more memory than there is."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.rerank import RERANKERS, _memory, build_reranker
+from torchreid_spectral.search import build_search
+
+NAN = float("nan")
+every_name = pytest.mark.parametrize("name", sorted(RERANKERS))
+
+
+def features(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"k": 0}, "k must be >= 1, got 0"),
+        ({"num_averaged": 0}, "num_averaged must be >= 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be positive, got 0"),
+        ({"temperature": NAN}, "temperature must be positive, got nan"),
+        ({"cross_camera": 0.0}, "cross_camera must be positive, got 0"),
+        ({"cross_camera": NAN}, "cross_camera must be positive, got nan"),
+        ({"lambda_value": 1.1}, r"lambda_value must be in \[0, 1\], got 1.1"),
+        ({"lambda_value": NAN}, r"lambda_value must be in \[0, 1\], got nan"),
+        ({"steps": -1}, "steps must be a whole number >= 0 or inf, got -1"),
+        ({"steps": 1.5}, "steps must be a whole number >= 0 or inf, got 1.5"),
+        ({"steps": NAN}, "steps must be a whole number >= 0 or inf, got nan"),
+        ({"restart": -0.1}, r"restart must be in \[0, 1\], got -0.1"),
+        ({"restart": NAN}, r"restart must be in \[0, 1\], got nan"),
+        ({"steps": float("inf"), "walked": "features"}, "steps=inf needs restart > 0"),
+        ({"steps": float("inf"), "restart": 0.5}, "walked='features' or 'scores'"),
+        ({"walked": "feature"}, "Unknown walked 'feature'. Did you mean features"),
+        ({"graph": "mutal"}, "Unknown graph 'mutal'. Did you mean mutual"),
+        ({"normalization": "rows"}, "Unknown normalization 'rows'. Did you mean row"),
+        ({"weights": "jacard"}, "Unknown weights 'jacard'. Did you mean jaccard"),
+        ({"search": "faiss_flt"}, "Unknown search 'faiss_flt'. Did you mean faiss_flat"),
+        ({"chunk_size": 0}, "chunk_size must be >= 1, got 0"),
+        ({"kk": 3}, "Re-ranker graph_walk has no option 'kk'"),
+    ],
+)
+def test_graph_walk_rejects_options(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_reranker("graph_walk", **wrong)
+
+
+def test_names_are_suggested() -> None:
+    with pytest.raises(InputError, match="Unknown re-ranker 'graph_wal'. Did you mean graph_walk"):
+        build_reranker("graph_wal")
+
+
+@every_name
+def test_search_must_have_the_metric(name: str) -> None:
+    other = "cosine" if name == "k_reciprocal" else "squared_euclidean"
+    with pytest.raises(InputError, match=f"The search has the metric {other}, this re-ranker"):
+        build_reranker(name, search=build_search("exact", metric=other))
+
+
+@every_name
+def test_cameras_of_another_length(name: str) -> None:
+    query, gallery = features(0, 3, 6), features(1, 20, 6)
+    reranker = build_reranker(name)
+    for wrong in (np.zeros(19), np.zeros((20, 1)), np.int64(3)):
+        with pytest.raises(InputError, match=r"camids must have shape \(20,\)"):
+            reranker.fit(gallery, camids=wrong)
+    reranker.fit(gallery, camids=np.zeros(20))
+    for call in (reranker.rank, reranker.distance_matrix):
+        with pytest.raises(InputError, match=r"camids must have shape \(3,\)"):
+            call(query, camids=np.zeros(20))
+    with pytest.raises(InputError, match=r"camids must have shape \(3,\)"):
+        reranker.add(query, camids=np.zeros(4))
+
+
+@every_name
+def test_cameras_of_a_part(name: str) -> None:
+    gallery = features(2, 20, 6)
+    both = "Give camids in fit and in add, or in neither"
+    with pytest.raises(InputError, match=both):
+        build_reranker(name).fit(gallery).add(gallery, camids=np.zeros(20))
+    reranker = build_reranker(name).fit(gallery, camids=np.zeros(20))
+    with pytest.raises(InputError, match=both):
+        reranker.add(gallery)
+    assert len(reranker.gallery) == 20
+
+
+@pytest.mark.parametrize("walked", ["distributions", "features"])
+@pytest.mark.parametrize("inductive", [False, True])
+def test_cross_camera_needs_cameras(walked: str, inductive: bool) -> None:
+    query, gallery = features(3, 3, 6), features(4, 20, 6)
+    needs = r"cross_camera=0.5 needs cameras: fit\(gallery, camids\) and rank\(query, camids"
+    reranker = build_reranker("graph_walk", cross_camera=0.5, walked=walked)
+    with pytest.raises(InputError, match=needs):
+        reranker.fit(gallery).rank(query, camids=np.zeros(3), inductive=inductive)
+    with pytest.raises(InputError, match=needs):
+        reranker.fit(gallery, camids=np.zeros(20)).rank(query, inductive=inductive)
+
+
+@every_name
+def test_cameras_of_any_kind(name: str) -> None:
+    query, gallery = features(5, 3, 6), features(6, 20, 6)
+    options = {"cross_camera": 0.5} if name == "graph_walk" else {}
+    cameras = np.arange(20) % 3
+    answers = []
+    for kind in (np.asarray, torch.from_numpy, list, lambda x: x.astype(np.int16)):
+        reranker = build_reranker(name, **options).fit(gallery, camids=kind(cameras))
+        answers.append(reranker.distance_matrix(query, camids=kind(cameras[:3])))
+    for answer in answers[1:]:
+        np.testing.assert_array_equal(answer, answers[0])
+
+
+@every_name
+def test_rejects_features(name: str) -> None:
+    gallery = features(7, 20, 6)
+    reranker = build_reranker(name).fit(gallery)
+    bad = gallery.copy()
+    bad[[3, 11], 2] = np.inf, np.nan
+    for call in (reranker.fit, reranker.add, reranker.rank, reranker.distance_matrix):
+        with pytest.raises(InputError, match=r"2 rows hold NaN or infinity.*\[3, 11\]"):
+            call(bad)
+        with pytest.raises(InputError, match=r"must be \(N, D\) with N, D >= 1, got \(0, 6\)"):
+            call(gallery[:0])
+        with pytest.raises(InputError, match=r"must be \(N, D\)"):
+            call(gallery[0])
+        with pytest.raises(InputError, match="must be floating point"):
+            call(gallery.astype(int))
+    for call in (reranker.add, reranker.rank, reranker.distance_matrix):
+        with pytest.raises(InputError, match="same width, got 4 and 6"):
+            call(gallery[:, :4])
+    np.testing.assert_array_equal(reranker.gallery, gallery)  # what was refused left no trace
+
+
+@every_name
+def test_refuses_what_does_not_fit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, gallery = features(8, 3, 6), features(9, 20, 6)
+    reranker = build_reranker(name).fit(gallery)
+    expected = reranker.rank(query)
+    monkeypatch.setattr(_memory, "available_memory", lambda device: 100)
+    label = type(reranker).__name__
+    advice = "needs about .* MB, but 0.0 MB are free. Take a smaller chunk_size.*local_blurring"
+    for inductive in (False, True):
+        with pytest.raises(InputError, match=f"{label}.rank {advice}"):
+            reranker.rank(query, inductive=inductive)
+        with pytest.raises(InputError, match=r"distance_matrix needs.*iter_distances\(query\)"):
+            reranker.distance_matrix(query, inductive=inductive)
+    with pytest.raises(InputError, match=f"{label}.fit {advice}"):
+        build_reranker(name).fit(gallery)
+    monkeypatch.setattr(_memory, "available_memory", lambda device: None)
+    np.testing.assert_array_equal(reranker.rank(query)[0], expected[0])
+
+
+@every_name
+def test_refuses_to_add_what_does_not_fit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reranker = build_reranker(name).fit(features(9, 20, 6))
+    monkeypatch.setattr(_memory, "available_memory", lambda device: 100)
+    with pytest.raises(InputError, match=r"\.add needs about .* MB, but 0.0 MB are free"):
+        reranker.add(features(10, 20, 6))
+    assert len(reranker.gallery) == 20
+
+
+@every_name
+def test_larger_calls_need_more(name: str) -> None:
+    reranker = build_reranker(name).fit(features(10, 200, 6))
+    small = reranker.estimate_memory(10, top_k=10)
+    assert 0 < small < reranker.estimate_memory(1000, top_k=10)
+    assert small < reranker.estimate_memory(10, top_k=100)
+    larger = build_reranker(name).fit(features(11, 2000, 6))
+    assert small < larger.estimate_memory(10, top_k=10)
+
+
+def test_the_need_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr(_memory, "available_memory", lambda device: 10**12)
+    device = torch.device("cpu")
+    with caplog.at_level(logging.DEBUG, logger="torchreid_spectral"):
+        _memory.check_memory("This", 3 * 10**9, device, "advice")
+        _memory.check_memory("That", 10**5, device, "advice")
+    levels = {record.getMessage(): record.levelname for record in caplog.records}
+    assert levels["This needs about 3.0 GB; free: 1000.0 GB"] == "INFO"
+    assert levels["That needs about 0.1 MB; free: 1000.0 GB"] == "DEBUG"
+
+
+def test_memory_of_this_machine_is_known() -> None:
+    free = _memory.available_memory(torch.device("cpu"))
+    assert free is None or free > 2**20
