@@ -141,3 +141,12 @@ def test_rejects_options(wrong: dict, message: str) -> None:
 def test_rejects_identities_of_another_length() -> None:
     with pytest.raises(ValueError, match=r"identities must have shape \(12,\), got \(11,\)"):
         SupervisedManifold().fit(features(14, 12, 6), identities=np.arange(11))
+
+
+def test_what_is_refused_leaves_no_trace() -> None:
+    query, gallery = features(15, 3, 6), features(16, 12, 6)
+    reranker = SupervisedManifold().fit(gallery, identities=np.arange(12) % 2)
+    expected = reranker.rank(query)
+    with pytest.raises(ValueError, match="must be finite"):
+        reranker.fit(np.full_like(gallery, np.nan), identities=np.zeros(12))
+    np.testing.assert_array_equal(reranker.rank(query)[1], expected[1])
