@@ -63,12 +63,13 @@ class EdgeRule:
         return np.exp(-np.maximum(distances, 0) / self.temperature)
 
     def across(self, graph: Csr, left: Any, right: Any) -> Csr:  # noqa: ANN401
-        """Multiply the edges between different cameras."""
+        """Multiply the edges between different cameras; a column past ``right`` is one's own."""
         if self.cross_camera == 1:
             return graph
         rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
-        factor = np.where(left[rows] != right[graph.indices], self.cross_camera, 1)
-        graph.data = (factor * graph.data).astype(np.float32)
+        others = np.minimum(graph.indices, len(right) - 1)
+        between = (left[rows] != right[others]) & (graph.indices < len(right))
+        graph.data[between] *= self.cross_camera
         return graph
 
 

@@ -54,15 +54,16 @@ def read(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, 
         InputError: If a file is missing, damaged, of a later version, or of another pair.
     """
     described = _json_beside(path)
+    for part in (path, described):
+        if not part.is_file():
+            raise InputError(
+                f"A saved gallery is {path} and {described.name} beside it; missing: {part}."
+            )
     try:
         about = json.loads(described.read_text(encoding="utf-8"))
         with safe_open(path, framework="pt", device=device) as file:
             label = (file.metadata() or {}).get("label")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise InputError(
-            f"A saved gallery is {path} and {described.name} beside it; missing: {error.filename}."
-        ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
         raise InputError(f"{path} or {described.name} is damaged: {error}") from error
     if not isinstance(about, dict) or about.get("label") != label or label is None:

@@ -100,13 +100,16 @@ class Reranker(ABC):
             The re-ranker itself, as if fitted with all of them.
 
         Raises:
-            InputError: If the features do not fit the gallery, or cameras are missing.
+            InputError: If the features do not fit the gallery, cameras are missing, or the memory
+                does not suffice.
         """
         more = self._check_width("gallery", _features("gallery", gallery))
         cameras = _cameras("camids", camids, len(more))
         if (cameras is None) != (self._camids is None):
             raise InputError("Give camids in fit and in add, or in neither.")
-        count = len(self.gallery)
+        count, width = self.gallery.shape
+        needed = self._fit_memory(count + len(more), width)
+        self._check_memory("add", needed, self.gallery.device)
         self._gallery = torch.cat([self.gallery, more])
         if cameras is not None and self._camids is not None:
             self._camids = torch.cat([self._camids, cameras])
@@ -153,7 +156,7 @@ class Reranker(ABC):
         self._check_memory("rank", needed, features.device)
         parts = list(self._ranked(features, cameras, top_k, inductive))
         indices, distances = (torch.cat(part) for part in zip(*parts))
-        return _like(query, indices), _like(query, distances)
+        return _like(query, indices), _like(query, distances.float())
 
     def distance_matrix(
         self, query: Array, *, camids: Array | None = None, inductive: bool = False
@@ -342,7 +345,7 @@ def _features(name: str, values: Array) -> Tensor:
 def _cameras(name: str, values: Array | None, count: int) -> Tensor | None:
     if values is None:
         return None
-    cameras = torch.as_tensor(np.asarray(values))
+    cameras = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     if cameras.shape != (count,):
         raise InputError(
             f"{name} must have shape ({count},), one a row of the features, got "

@@ -236,11 +236,9 @@ class GraphWalk(JointReranker):
         return gallery if camids is None else np.concatenate([camids.cpu().numpy(), gallery])
 
     def _camera_pair(self, camids: Tensor | None, count: int) -> tuple[Any, Any]:
-        """Give the cameras of queries and of columns; the last column is a query itself."""
+        """Give the cameras of queries and of gallery."""
         cameras = self._all_cameras(camids, count)
-        if cameras is None:
-            return None, None
-        return cameras[:count], np.append(cameras[count:], -1)
+        return (None, None) if cameras is None else (cameras[:count], cameras[count:])
 
     def _chunk_memory(self, rows: int, count: int, width: int) -> int:
         return 20 * rows * count
@@ -270,14 +268,14 @@ def _check_numbers(
         if value < 1:
             raise InputError(f"{name} must be >= 1, got {value}.")
     for name, amount in (("temperature", temperature), ("cross_camera", cross_camera)):
-        if amount <= 0:
+        if not amount > 0:
             raise InputError(f"{name} must be positive, got {amount}.")
     if not 0 <= lambda_value <= 1:
         raise InputError(f"lambda_value must be in [0, 1], got {lambda_value}.")
 
 
 def _check_walk(steps: float, restart: float, walked: str) -> None:
-    if steps < 0 or (not math.isinf(steps) and steps != int(steps)):
+    if not steps >= 0 or (not math.isinf(steps) and steps != int(steps)):
         raise InputError(f"steps must be a whole number >= 0 or inf, got {steps}.")
     if not 0 <= restart <= 1:
         raise InputError(f"restart must be in [0, 1], got {restart}.")

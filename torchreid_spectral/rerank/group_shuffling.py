@@ -71,7 +71,7 @@ class GroupShuffling(HeadReranker):
             raise InputError(f"groups must be >= 1, got {groups}.")
         if not 0 <= alpha < 1:
             raise InputError(f"alpha must be in [0, 1), got {alpha}.")
-        if temperature <= 0:
+        if not temperature > 0:
             raise InputError(f"temperature must be positive, got {temperature}.")
         self.groups, self.alpha, self.temperature = groups, alpha, temperature
 

@@ -35,20 +35,20 @@ from torchreid_spectral.search import Search
 
 __all__ = ["KNNVoting"]
 
-TIE_BREAK = 1e-6
+TIE_BREAK = 1e-7
 
 
 class KNNVoting(Reranker):
     """Order by the sum of reciprocal ranks in the query's list and in those of its voters.
 
     The distance is 1 / s(Q, D): the rank that the score amounts to. Scores that differ by less
-    than a millionth are ordered as the plain distance orders them.
+    than 1e-7 of themselves are ordered as the plain distance orders them.
 
     Args:
         k: Voters, the nearest of each query.
         depth: Length of each voter's list.
         search: See :class:`~torchreid_spectral.rerank.Reranker`.
-        chunk_size: Queries handled at once; memory is about ``6 * chunk_size * G`` floats.
+        chunk_size: Queries handled at once; memory is about ``40 * chunk_size * G`` bytes.
         progress: Show a bar for long work, on terminals.
 
     Raises:
@@ -80,12 +80,13 @@ class KNNVoting(Reranker):
     def _voted(self, query: Tensor) -> Tensor:
         distances = PREPARED_METRICS[self.metric](query, self._search.features)
         order = distances.argsort(dim=1, stable=True)
-        places = torch.arange(1, order.shape[1] + 1, dtype=query.dtype, device=query.device)
+        # Sums of fractions are often equal: in float64 their rounding is below the tie break.
+        places = torch.arange(1, order.shape[1] + 1, dtype=torch.float64, device=query.device)
         reciprocal = places.reciprocal().expand_as(order)
-        scores = torch.empty_like(distances).scatter_(1, order, reciprocal)
+        scores = torch.zeros_like(order, dtype=torch.float64).scatter_(1, order, reciprocal)
         tie_break = scores.reciprocal().mul_(TIE_BREAK / order.shape[1])
         lists = self._lists
-        votes = torch.arange(1, lists.shape[1] + 1, dtype=query.dtype, device=query.device)
+        votes = torch.arange(1, lists.shape[1] + 1, dtype=torch.float64, device=query.device)
         for i in range(min(self.k, order.shape[1])):
             vote = votes.reciprocal() / (i + 2)
             near = lists[order[:, i]]
@@ -115,4 +116,4 @@ class KNNVoting(Reranker):
         return 4 * count * width + 24 * count * min(self.depth, count)
 
     def _chunk_memory(self, rows: int, count: int, width: int) -> int:
-        return 24 * rows * count
+        return 40 * rows * count

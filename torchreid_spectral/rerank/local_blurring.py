@@ -60,9 +60,9 @@ class LocalBlurring(HeadReranker):
         progress: bool = True,
     ) -> None:
         super().__init__(k=k, search=search, chunk_size=chunk_size, progress=progress)
-        if temperature <= 0:
+        if not temperature > 0:
             raise InputError(f"temperature must be positive, got {temperature}.")
-        if steps < 0:
+        if not steps >= 0:
             raise InputError(f"steps must be >= 0, got {steps}.")
         self.temperature, self.steps = temperature, steps
 

@@ -74,7 +74,7 @@ class SupervisedManifold(HeadReranker):
             raise InputError(f"alpha must be in [0, 1), got {alpha}.")
         if rounds < 1:
             raise InputError(f"rounds must be >= 1, got {rounds}.")
-        if temperature <= 0:
+        if not temperature > 0:
             raise InputError(f"temperature must be positive, got {temperature}.")
         self.alpha, self.rounds, self.temperature = alpha, rounds, temperature
         self._identities: Tensor | None = None
@@ -95,13 +95,15 @@ class SupervisedManifold(HeadReranker):
         Raises:
             InputError: If ``identities`` are not of the gallery's length.
         """
-        known = None if identities is None else torch.as_tensor(np.asarray(identities)).long()
+        known = None
+        if identities is not None:
+            known = torch.as_tensor(identities, device="cpu").long()
         if known is not None and known.shape != (len(gallery),):
             raise InputError(
                 f"identities must have shape ({len(gallery)},), got {tuple(known.shape)}."
             )
-        self._identities = known
         super().fit(gallery, camids)
+        self._identities = known
         return self
 
     def _new_distances(self, query: Tensor, near: Tensor, distances: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class _FaissSearch(Search):
     ) -> None:
         super().__init__(metric=metric, chunk_size=chunk_size)
         self._faiss: Any = require_extra("faiss", "faiss", f"The search {type(self).__name__}")
-        if gpus < 0 or gpus > (found := getattr(self._faiss, "get_num_gpus", lambda: 0)()):
+        found = getattr(self._faiss, "get_num_gpus", lambda: 0)()
+        if not 0 <= gpus <= found:
             raise InputError(
                 f"gpus must be in [0, {found}], the GPUs this build of FAISS sees; got {gpus}."
             )
