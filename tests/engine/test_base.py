@@ -226,7 +226,7 @@ def test_ranks_beyond_fifty(torchreid, datamanager, tmp_path):
     gallery = [torch.arange(1.0, 201)[:, None], np.arange(200), np.ones(200)]
     query = [torch.zeros(1, 1), np.array([99]), np.zeros(1)]
     method = NoReranking(metric="euclidean").fit(gallery[0])
-    metrics = _measure(method, query, gallery, 150, False)
+    metrics = _measure(method, query, gallery, 150, False, inductive=False)
     assert (metrics.rank(99), metrics.rank(100)) == (0.0, 1.0)
 
 

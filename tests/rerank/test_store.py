@@ -200,7 +200,7 @@ def test_rejects_another_format(saved: Path, version: Any) -> None:
         ({"reranker": "graph_wolk"}, "Did you mean graph_walk"),
         ({"options": {"k": 5, "speed": 3}}, "has no option 'speed'"),
         ({"options": {"k": 0}}, "k must be >= 1, got 0"),
-        ({"options": {"k": "many"}}, "is no saved gallery"),
+        ({"options": {"k": "many"}}, "must be int, got 'many'"),
         ({"options": [5]}, "is no saved gallery"),
         ({"options": None}, "is no saved gallery.*options"),
         ({"reranker": None}, "is no saved gallery.*reranker"),

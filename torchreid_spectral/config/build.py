@@ -130,12 +130,11 @@ def check_config(cfg: CfgNode) -> None:
         raise
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
-    if cfg.test.rerank and cfg.rerank.method == "local_blurring":
-        if cfg.test.dist_metric != "cosine":
-            raise InputError(
-                "rerank.method local_blurring compares by cosine: set test.dist_metric cosine, "
-                f"got {cfg.test.dist_metric}, so that both views differ by the walk alone."
-            )
+    if cfg.test.rerank and build_rerank(cfg).metric != METRIC_NAMES[cfg.test.dist_metric]:
+        raise InputError(
+            f"rerank.method {cfg.rerank.method} compares by cosine: set test.dist_metric cosine, "
+            f"got {cfg.test.dist_metric}, so that both views differ by the walk alone."
+        )
     if spectral_model and cfg.loss.name == "triplet" and cfg.loss.triplet.weight_x == 0:
         logger.warning(
             "loss.triplet.weight_x is 0: only the backbone's features are trained and the walk "
@@ -296,11 +295,13 @@ def build_rerank(cfg: CfgNode) -> Reranker:
         cfg: The effective config.
 
     Returns:
-        The re-ranker, with those options of the group ``rerank`` that it has.
+        The re-ranker, with the options of its group.
     """
-    known = inspect.signature(RERANKERS[cfg.rerank.method]).parameters
-    options = {name: value for name, value in cfg.rerank.items() if name in known}
-    if "metric" in known:
+    method = cfg.rerank.method
+    options = dict(cfg.rerank[method], search=cfg.rerank.search)
+    if cfg.rerank.chunk_size:
+        options["chunk_size"] = cfg.rerank.chunk_size
+    if "metric" in inspect.signature(RERANKERS[method]).parameters:
         options["metric"] = METRIC_NAMES[cfg.test.dist_metric]
     return build_reranker(cfg.rerank.method, **options)
 
@@ -351,6 +352,7 @@ def build_engine(
         "use_gpu": cfg.use_gpu,
         "reranker": build_rerank(cfg) if cfg.test.rerank else None,
         "reranker_name": cfg.rerank.method,
+        "inductive": cfg.rerank.inductive,
         "whitening": build_whitening(cfg),
         "picture_queries": cfg.report.ranked_lists,
         "options": training_options(cfg),

@@ -15,6 +15,7 @@ import yaml
 from yacs.config import CfgNode
 
 from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.rerank import RERANKERS, default_options
 
 __all__ = ["get_default_config", "merge_file", "merge_options", "merged_config"]
 
@@ -196,15 +197,15 @@ _SPECTRAL: dict[str, Any] = {
         "whitening_eps": 1e-3,
         "whitening_iterations": 5,
     },
-    # test.rerank switches it on; options that a method does not have are not handed to it.
+    # test.rerank switches it on. Each method has its options in a group of its name, with the
+    # defaults of its class; chunk_size 0 is the method's own; inductive answers each query alone;
+    # search: exact, faiss_flat, faiss_ivf or faiss_hnsw.
     "rerank": {
         "method": "k_reciprocal",
-        "k": 50,
-        "temperature": 0.1,
-        "steps": 1,
-        "k1": 20,
-        "k2": 6,
-        "lambda_value": 0.3,
+        "search": "exact",
+        "chunk_size": 0,
+        "inductive": False,
+        **{name: default_options(name) for name in RERANKERS},
     },
     # The dataset folder: a user's own images, see data/folder.py; path counts from data.root.
     "folder": {"path": "", "train_share": 0.5, "seed": 0, "one_camera": False},
@@ -244,6 +245,12 @@ _MOVED = {
     "loss.spectral.weight": "loss.weight",
     "loss.spectral.weight_walked": "loss.weight_walked",
     "loss.spectral.weight_metric": "loss.metric_weights",
+    "rerank.k": "rerank.local_blurring.k",
+    "rerank.temperature": "rerank.local_blurring.temperature",
+    "rerank.steps": "rerank.local_blurring.steps",
+    "rerank.k1": "rerank.k_reciprocal.k1",
+    "rerank.k2": "rerank.k_reciprocal.k2",
+    "rerank.lambda_value": "rerank.k_reciprocal.lambda_value",
 }
 
 
@@ -269,7 +276,7 @@ def merged_config(config: Mapping[str, Any]) -> CfgNode:
     cfg = get_default_config()
     known = dict(_leaves(cfg))
     for key, value in _leaves(config):
-        if key in known:
+        if _MOVED.get(key, key) in known:
             _set(cfg, key, value)
     return cfg
 

@@ -36,6 +36,7 @@ class ReportingMixin(TestMixin):
         reranker: Post-processing of the final test; where ``run`` or ``test`` are asked to
             re-rank and there is none, k-reciprocal as in torchreid.
         reranker_name: Name of its view in the results.
+        inductive: Re-rank each query as if it were alone.
         record: What to save beside the metrics: effective config, seed and the like.
         whitening: Fitted on the training set's features before each test, and applied to the
             test's; none if not given.
@@ -51,6 +52,7 @@ class ReportingMixin(TestMixin):
         *args: Any,  # noqa: ANN401
         reranker: Reranker | None = None,
         reranker_name: str = "reranked",
+        inductive: bool = False,
         whitening: Whitening | None = None,
         record: Mapping[str, Any] | None = None,
         picture_queries: int = 0,
@@ -61,7 +63,7 @@ class ReportingMixin(TestMixin):
     ) -> None:
         super().__init__(*args, **kwargs)
         engine: Any = self
-        self.reranker, self.reranker_name = reranker, reranker_name
+        self.reranker, self.reranker_name, self.inductive = reranker, reranker_name, inductive
         self.whitening = whitening
         self.record = dict(record or {})
         self.provenance = {**provenance(), **self.record}

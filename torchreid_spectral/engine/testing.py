@@ -23,7 +23,8 @@ from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import Bar, LoopMixin
 from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, write_json
 from torchreid_spectral.engine.whitening import fit_whitening
-from torchreid_spectral.evaluation import QueryResults, RankingMetrics, Whitening, evaluate_queries
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.evaluation import RankingMetrics, Whitening, diagnose, evaluate_blocks
 from torchreid_spectral.report.ranked_lists import draw_ranked_lists
 from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
 
@@ -44,6 +45,7 @@ class TestMixin(LoopMixin):
     reranker: Reranker | None = None
     whitening: Whitening | None = None
     reranker_name = "reranked"
+    inductive = False
     picture_queries = 0
     record: Mapping[str, Any] = {}
     result: TestResult | None = None
@@ -128,6 +130,11 @@ class TestMixin(LoopMixin):
         if self.whitening is not None:
             query[0] = self.whitening.transform(query[0])
             gallery[0] = self.whitening.transform(gallery[0])
+        diagnosis = diagnose(query[1], gallery[1], query[2], gallery[2])
+        if not diagnosis.num_valid:
+            raise InputError(f"{dataset_name}: {diagnosis}")
+        if diagnosis.num_valid < diagnosis.num_queries:
+            logger.info("%s", diagnosis)
         views: dict[str, Reranker] = {PLAIN: NoReranking(metric=METRIC_NAMES[dist_metric])}
         if rerank and self.reranker is not None:
             views[self.reranker_name] = self.reranker
@@ -138,7 +145,7 @@ class TestMixin(LoopMixin):
             started = time.perf_counter()
             method.fit(gallery[0], gallery[2])
             collected[view] = _measure(
-                method, query, gallery, max(50, *ranks), use_metric_cuhk03
+                method, query, gallery, max(50, *ranks), use_metric_cuhk03, self.inductive
             )
             self._seconds[f"{dataset_name}/{view}"] = time.perf_counter() - started
             _log_metrics(dataset_name, view, collected[view], ranks)
@@ -252,23 +259,13 @@ def _measure(
     gallery: Sequence[Any],
     max_rank: int,
     use_metric_cuhk03: bool,
+    inductive: bool,
 ) -> RankingMetrics:
     """Evaluate a chunk of queries at a time, so that no Q x G matrix is held."""
     features, pids, camids = query[:3]
-    return QueryResults.mean(
-        [
-            evaluate_queries(
-                block.numpy(),
-                pids[rows],
-                gallery[1],
-                camids[rows],
-                gallery[2],
-                max_rank,
-                use_metric_cuhk03,
-            )
-            for rows, block in method.iter_distances(features)
-        ]
-    )
+    blocks = method.iter_distances(features, camids=camids, inductive=inductive)
+    ids = (pids, gallery[1], camids, gallery[2])
+    return evaluate_blocks(blocks, *ids, max_rank, use_metric_cuhk03)
 
 
 def _log_metrics(
@@ -277,9 +274,4 @@ def _log_metrics(
     title = "without post-processing" if view == PLAIN else f"with {view}"
     lines = [f"** Results on {dataset_name}, {title} **", f"mAP: {metrics.mAP:.1%}", "CMC curve"]
     lines += [f"Rank-{k:<3}: {metrics.rank(k):.1%}" for k in ranks]
-    if metrics.num_valid < metrics.num_queries:
-        lines.append(
-            f"({metrics.num_queries - metrics.num_valid} of {metrics.num_queries} queries left "
-            "out: no gallery image of that identity from another camera)"
-        )
     logger.info("%s", "\n".join(lines))

@@ -1,4 +1,4 @@
-"""Evaluation of rankings: CMC, mAP, mINP and verification rates; why queries are dropped; whitening."""
+"""Evaluation of rankings: CMC, mAP, mINP, verification rates, dropped queries; whitening."""
 
 from torchreid_spectral.evaluation.diagnosis import Diagnosis, diagnose
 from torchreid_spectral.evaluation.features import evaluate_blocks, evaluate_indices

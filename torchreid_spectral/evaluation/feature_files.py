@@ -72,9 +72,9 @@ def load_features(path: str | Path, role: str) -> FeatureSet:
             raise InputError(f"{path} is no feature file: take {', '.join(readers)} or a folder.")
     except FileNotFoundError as error:
         raise InputError(f"The {role} file {error.filename or path} does not exist.") from error
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"The {role} file {path} cannot be read: {error}") from error
     return _chosen(content, path, role)
 
@@ -97,12 +97,13 @@ def _chosen(content: Mapping[str, Any], path: Path, role: str) -> FeatureSet:
     features = np.asarray(found["features"])
     ids = {}
     for kind in ("pids", "camids"):
-        ids[kind] = None if found[kind] is None else np.asarray(found[kind])
-        if ids[kind] is not None and ids[kind].shape != features.shape[:1]:
+        values = None if found[kind] is None else np.asarray(found[kind])
+        if values is not None and values.shape != features.shape[:1]:
             raise InputError(
-                f"{path}: {kind} must have one entry a feature, got {ids[kind].shape} for "
+                f"{path}: {kind} must have one entry a feature, got {values.shape} for "
                 f"{features.shape}."
             )
+        ids[kind] = values
     return FeatureSet(features, **ids)
 
 

@@ -6,7 +6,8 @@ Works on plain NumPy arrays or tensors; torchreid is not needed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "Reranker",
     "SupervisedManifold",
     "build_reranker",
+    "default_options",
     "load_reranker",
 ]
 
@@ -45,6 +47,9 @@ RERANKERS: dict[str, Callable[..., Reranker]] = {
     "knn_voting": KNNVoting,
 }
 """Re-rankers by name."""
+
+KINDS: dict[str, type] = {"int": Integral, "float": Real, "bool": bool, "str": str}
+"""Types of options, as annotations name them."""
 
 
 def build_reranker(name: str, **options: Any) -> Reranker:  # noqa: ANN401 (each has its own)
@@ -68,13 +73,43 @@ def build_reranker(name: str, **options: Any) -> Reranker:  # noqa: ANN401 (each
         >>> indices.tolist()
         [[0]]
     """
-    if name not in RERANKERS:
-        raise UnknownNameError("re-ranker", name, RERANKERS)
-    known = inspect.signature(RERANKERS[name]).parameters
-    for option in options:
+    known = _parameters(name)
+    for option, value in options.items():
         if option not in known:
             raise InputError(f"Re-ranker {name} has no option {option!r}; it has {sorted(known)}.")
+        wanted = known[option].annotation
+        if wanted in KINDS and not _fits(value, wanted):
+            raise InputError(f"Option {option} of {name} must be {wanted}, got {value!r}.")
     return RERANKERS[name](**options)
+
+
+def default_options(name: str) -> dict[str, Any]:
+    """Give what is particular to a re-ranker, with its defaults; for configs.
+
+    Args:
+        name: Of the re-ranker.
+
+    Returns:
+        Its options but those that all share (search, chunk_size, progress) and its metric.
+    """
+    shared = {"metric", "search", "chunk_size", "progress"}
+    return {
+        option: float(found.default) if found.annotation == "float" else found.default
+        for option, found in _parameters(name).items()
+        if option not in shared
+    }
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    if name not in RERANKERS:
+        raise UnknownNameError("re-ranker", name, RERANKERS)
+    return inspect.signature(RERANKERS[name]).parameters
+
+
+def _fits(value: Any, wanted: str) -> bool:  # noqa: ANN401
+    if wanted == "bool" or isinstance(value, bool):
+        return wanted == "bool" and isinstance(value, bool)
+    return isinstance(value, KINDS[wanted])
 
 
 def load_reranker(path: str | Path, device: str = "cpu") -> Reranker:

@@ -28,7 +28,6 @@ Note:
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
