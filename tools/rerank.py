@@ -110,6 +110,8 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
         "seconds_rank": done - fitted,
         "peak_GB": peak,
     }
+    if reranker.search_recall is not None:
+        result["search_recall"] = reranker.search_recall
     return result | metrics(reranker, features, query, gallery, args)
 
 

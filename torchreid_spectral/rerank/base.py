@@ -238,6 +238,11 @@ class Reranker(ABC):
         self._restore(tensors)
 
     @property
+    def search_recall(self) -> float | None:
+        """Share of the true neighbours that an approximate search finds, on a sample."""
+        return self._search.sampled_recall
+
+    @property
     def name(self) -> str:
         """The name it is registered under."""
         from torchreid_spectral.rerank import RERANKERS

@@ -29,6 +29,9 @@ class Search(ABC):
     exact = True
     """Whether the answer is the exact one."""
 
+    sampled_recall: float | None = None
+    """Of an approximate search: its recall as measured when it was fitted."""
+
     def __init__(self, *, metric: str = "cosine", chunk_size: int = 512) -> None:
         if metric not in METRICS:
             raise UnknownNameError("metric", metric, METRICS)

@@ -28,6 +28,9 @@ __all__ = ["FaissFlat", "FaissHNSW", "FaissIVF"]
 
 logger = logging.getLogger(__name__)
 
+LOW_RECALL = 0.95
+"""Below it a search warns."""
+
 
 class _FaissSearch(Search):
     """What the three indices share.
@@ -72,12 +75,14 @@ class _FaissSearch(Search):
         self._index.add(rows)
         if not self.exact and len(rows) > 1:
             k = min(10, len(rows) - 1)
-            logger.info(
+            self.sampled_recall = self.recall(k)
+            logger.log(
+                logging.WARNING if self.sampled_recall < LOW_RECALL else logging.INFO,
                 "%s of %d features: recall@%d %.3f against exact search on a sample",
                 type(self).__name__,
                 len(rows),
                 k,
-                self.recall(k),
+                self.sampled_recall,
             )
 
     def _extend(self, more: Tensor) -> None:
