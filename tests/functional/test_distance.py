@@ -14,6 +14,7 @@ from tests.references import similarity as reference
 from torchreid_spectral.functional.distance import (
     cosine_distance,
     euclidean_distance,
+    prepared_rows,
     squared_euclidean_distance,
 )
 
@@ -144,3 +145,22 @@ def test_wrong_shapes_are_caught(distance: Callable) -> None:
         distance(torch.ones(3, 4), torch.ones(3, 5))
     with pytest.raises(TypeCheckError):
         distance(torch.ones(4), torch.ones(3, 4))
+
+
+def test_unit_rows_are_not_copied():
+    unit = torch.nn.functional.normalize(features(0, 50, 16, dtype=torch.float32), dim=1)
+    assert prepared_rows(unit, "cosine") is unit
+    assert prepared_rows(unit, "euclidean") is unit
+    coarse = unit.half()
+    assert prepared_rows(coarse, "cosine").dtype == torch.float32
+    longer = torch.cat([unit, 1.00001 * unit[:1]])  # one row is enough
+    torch.testing.assert_close(
+        prepared_rows(longer, "cosine")[-1], unit[0], atol=1e-7, rtol=0, check_dtype=True
+    )
+
+
+def test_preparing_has_a_gradient_where_one_is_wanted():
+    unit = torch.eye(3, requires_grad=True)
+    prepared_rows(unit, "cosine").sum().backward()
+    assert unit.grad is not None
+    torch.testing.assert_close(unit.grad, 1 - torch.eye(3))  # no growth along the row itself

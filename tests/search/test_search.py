@@ -98,11 +98,22 @@ def test_recall(faiss: Any, name: str, caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level(logging.INFO, logger="torchreid_spectral"):
         weak = build_search(name, **WEAK[name]).fit(gallery)
     assert "recall@10 0." in caplog.text
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert weak.sampled_recall == weak.recall()
     assert not weak.exact
     assert 0.5 < weak.recall() < 1
     assert weak.recall(seed=1) != weak.recall(seed=2)
     assert build_search(name, **FULL[name]).fit(gallery).recall() == 1
-    assert build_search(name).fit(gallery).recall() > 0.95
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="torchreid_spectral"):
+        assert build_search(name).fit(gallery).recall() > 0.95
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_exact_search_has_no_sampled_recall() -> None:
+    gallery = clusters(6, 20)
+    assert build_search("exact").fit(gallery).sampled_recall is None
+    assert build_reranker("none").fit(gallery).search_recall is None
 
 
 @pytest.mark.parametrize("name", sorted(WEAK))

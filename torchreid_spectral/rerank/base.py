@@ -83,7 +83,8 @@ class Reranker(ABC):
         """  # noqa: DOC502
         features = _features("gallery", gallery)
         cameras = _cameras("camids", camids, len(features))
-        self._check_memory("fit", self._fit_memory(*features.shape), features.device)
+        needed = self._fit_memory(*features.shape) + self._search.index_memory(*features.shape)
+        self._check_memory("fit", needed, features.device)
         self._gallery, self._camids = features, cameras
         self._search.fit(features)
         self._fitted()
@@ -109,6 +110,7 @@ class Reranker(ABC):
             raise InputError("Give camids in fit and in add, or in neither.")
         count, width = self.gallery.shape
         needed = self._fit_memory(count + len(more), width)
+        needed += self._search.index_memory(len(more), width)
         self._check_memory("add", needed, self.gallery.device)
         self._gallery = torch.cat([self.gallery, more])
         if cameras is not None and self._camids is not None:

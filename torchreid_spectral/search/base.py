@@ -29,6 +29,9 @@ class Search(ABC):
     exact = True
     """Whether the answer is the exact one."""
 
+    copies = False
+    """Whether the index holds the features once more."""
+
     sampled_recall: float | None = None
     """Of an approximate search: its recall as measured when it was fitted."""
 
@@ -52,6 +55,18 @@ class Search(ABC):
         self.features = prepared_rows(features, self.metric)
         self._build()
         return self
+
+    def index_memory(self, count: int, width: int) -> int:
+        """Estimate the bytes of the index beside the features.
+
+        Args:
+            count: Features.
+            width: Of each.
+
+        Returns:
+            Bytes.
+        """
+        return 4 * count * width if self.copies else 0
 
     def add(self, features: Tensor) -> Search:
         """Take in more features behind those there are.

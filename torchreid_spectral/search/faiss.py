@@ -43,6 +43,8 @@ class _FaissSearch(Search):
 
     exact = False
 
+    copies = True
+
     def __init__(
         self, *, metric: str = "cosine", chunk_size: int = 4096, gpus: int = 0
     ) -> None:
