@@ -132,7 +132,7 @@ def distractors() -> list[Task]:
 
 def million() -> list[Task]:
     """Local blurring, by exact and by approximate search."""
-    searches = ("exact", "faiss_flat", "faiss_ivf", "faiss_hnsw")
+    searches = ("exact", "faiss_flat", "faiss_ivf")
     row = {"row": "local_blurring", "size": MILLION}
     return [row | {"options": {"search": search}} for search in searches]
 

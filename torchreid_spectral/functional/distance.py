@@ -5,8 +5,8 @@ torchreid calls the *squared* Euclidean distance "euclidean"; here each has its 
 
 from __future__ import annotations
 
-from jaxtyping import Float
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
