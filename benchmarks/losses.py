@@ -106,11 +106,12 @@ def build(options: list[str], args: argparse.Namespace) -> Any:
     import torchreid_spectral as ts
     from torchreid_spectral.config import build as objects
     from torchreid_spectral.config import get_default_config, merge_options
+    from torchreid_spectral.config.check import check_config
 
     cfg = get_default_config()
     shared = ["model.name", "spectral_osnet_x0_25", "loss.name", "spectral", "use_gpu", "False"]
     merge_options(cfg, [*shared, *options])
-    objects.check_config(cfg)
+    check_config(cfg)
     torch.manual_seed(0)
     with objects.active_defaults(cfg):
         model = ts.build_model(cfg.model.name, 100, loss=cfg.loss.name, pretrained=False)

@@ -13,6 +13,7 @@ import torch
 import torchreid_spectral as ts
 from tests.no_data import NoData
 from torchreid_spectral.config import build, get_default_config, merge_options
+from torchreid_spectral.config.check import check_config
 from torchreid_spectral.losses.registry import ID_LOSSES, METRIC_LOSSES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -85,7 +86,7 @@ def configured(row, number):
     block = ATTENTION[axis]
     if block is not None:
         cfg.model.attention = [{"after": stage, "over": axis, **block}]
-    build.check_config(cfg)
+    check_config(cfg)
     return cfg
 
 

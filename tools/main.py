@@ -74,13 +74,14 @@ def run(args: argparse.Namespace) -> Any:
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
     from torchreid_spectral.config import build, report
+    from torchreid_spectral.config.check import check_config
     from torchreid_spectral.data.catalog import check_available
     from torchreid_spectral.engine import distributed
 
     warnings.filterwarnings("ignore", message="Cython evaluation", category=UserWarning)
     ts.register()
     cfg.use_gpu = cfg.use_gpu and torch.cuda.is_available()
-    build.check_config(cfg)
+    check_config(cfg)
     check_available(cfg.data.root, {*cfg.data.sources, *cfg.data.targets}, cfg.data.type)
     torchreid = _compat.load()
     with distributed.process_group(cfg.use_gpu):

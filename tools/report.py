@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> Path | None:
     """Test and write."""
     import torchreid_spectral as ts
     from torchreid_spectral.config import build, merge_options, report
+    from torchreid_spectral.config.check import check_config
     from torchreid_spectral.config.defaults import merged_config
     from torchreid_spectral.inference.weights import latest_weights
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> Path | None:
     cfg.data.root = args.root or cfg.data.root
     cfg.data.save_dir = str(args.folder)
     merge_options(cfg, args.set)
-    build.check_config(cfg)
+    check_config(cfg)
     tool: Any = load_main()
     with build.active_defaults(cfg), tempfile.TemporaryDirectory() as elsewhere:
         engine = tool.assemble(cfg)

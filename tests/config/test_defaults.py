@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from torchreid_spectral.config import build, get_default_config, merge_file, merge_options
+from torchreid_spectral.config.check import check_config
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.registry import model_options
 
@@ -21,7 +22,7 @@ def test_every_config_is_valid_and_says_where_it_comes_from(torchreid, path):
     assert f"--config-file configs/{path.name}" in text
     cfg = get_default_config()
     merge_file(cfg, path)
-    build.check_config(cfg)
+    check_config(cfg)
     build.build_rerank(cfg)
 
 
@@ -51,7 +52,7 @@ def test_baseline_differs_from_spectral_in_the_walk_alone(name):
 
 def test_model_options_have_one_default(torchreid):
     cfg = get_default_config()
-    options = build._model_options(cfg)
+    options = build.model_options(cfg)
     assert options == model_options()
 
 
@@ -116,7 +117,7 @@ def test_check_config(torchreid, options, message):
     cfg = get_default_config()
     merge_options(cfg, options)
     with pytest.raises(InputError, match=message):
-        build.check_config(cfg)
+        check_config(cfg)
 
 
 def test_reranker_gets_the_options_it_has(torchreid):

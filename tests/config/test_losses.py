@@ -6,6 +6,7 @@ import torch
 import torchreid_spectral as ts
 from tests.no_data import NoData
 from torchreid_spectral.config import build, get_default_config, merge_file, merge_options
+from torchreid_spectral.config.check import check_config
 from torchreid_spectral.config.losses import build_criterion, build_distillation, chosen_losses
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.losses import (
@@ -29,7 +30,7 @@ def test_id_and_metric_losses_with_their_options(torchreid):
                  "loss.metric", "['quadruplet', 'escape']", "loss.metric_weights", "[0.5, 2]",
                  "loss.quadruplet.margin_pairs", "0.2", "loss.metric_on", "both",
                  "loss.weight", "0.7")  # fmt: skip
-    build.check_config(cfg)
+    check_config(cfg)
     loss = build_criterion(cfg)
     assert isinstance(loss.id_loss.criterion, LSoftmaxLoss) and loss.id_loss.weight == 0.7
     assert loss.id_loss.criterion.margin == 3
@@ -52,7 +53,7 @@ def test_label_smoothing_is_torchreids_key(torchreid):
 )
 def test_one_loss_alone(torchreid, name, expected):
     cfg = config("model.name", "spectral_osnet_x0_25", "loss.name", name)
-    build.check_config(cfg)
+    check_config(cfg)
     assert chosen_losses(cfg) == expected
     model = ts.build_model(cfg.model.name, 4, loss=name, pretrained=False)
     engine = build.build_engine(cfg, NoData(), model, optimizer(model), None)
@@ -64,7 +65,7 @@ def test_one_loss_alone(torchreid, name, expected):
 
 def test_a_metric_loss_alone_trains_a_stock_model(torchreid):
     cfg = config("model.name", "osnet_x0_25", "loss.name", "quadruplet")
-    build.check_config(cfg)
+    check_config(cfg)
     model = ts.build_model("osnet_x0_25", 4, loss="quadruplet", pretrained=False)
     engine = build.build_engine(cfg, NoData(), model, optimizer(model), None)
     loss, parts = engine.compute_losses(
@@ -87,7 +88,7 @@ def test_keys_of_earlier_configs_go_on_working(torchreid, tmp_path):
     )
     cfg = get_default_config()
     merge_file(cfg, path)
-    build.check_config(cfg)
+    check_config(cfg)
     loss = build_criterion(cfg)
     assert isinstance(loss.id_loss.criterion, AMSoftmaxLoss)
     assert loss.id_loss.weight_walked == 0.5
@@ -122,7 +123,7 @@ def test_keys_of_earlier_configs_go_on_working(torchreid, tmp_path):
 )  # fmt: skip
 def test_rejects(torchreid, options, message):
     with pytest.raises(InputError, match=message):
-        build.check_config(config(*options))
+        check_config(config(*options))
 
 
 def test_teacher_from_the_config(torchreid, tmp_path):
@@ -132,7 +133,7 @@ def test_teacher_from_the_config(torchreid, tmp_path):
     cfg = config(*SPECTRAL, "distill.teacher", "osnet_x0_25", "distill.weights", str(path),
                  "distill.kind", "hard", "distill.weight", "0.3")  # fmt: skip
     cfg.use_gpu = False
-    build.check_config(cfg)
+    check_config(cfg)
     distillation = build_distillation(cfg)
     assert distillation.weight == 0.3 and distillation.criterion.kind == "hard"
     assert build_distillation(config(*SPECTRAL)) is None

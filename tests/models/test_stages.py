@@ -9,6 +9,7 @@ import torch
 import torchreid_spectral as ts
 from torchreid_spectral.config import build as config_build
 from torchreid_spectral.config import get_default_config, merge_file, merge_options
+from torchreid_spectral.config.check import check_config
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.models.stages import find_stages, insert_attention
 
@@ -119,9 +120,9 @@ def test_from_yaml_and_command_line(torchreid, tmp_path):
     )
     cfg = get_default_config()
     merge_file(cfg, path)
-    assert config_build._model_options(cfg)["attention"][0]["heads"] == 4
+    assert config_build.model_options(cfg)["attention"][0]["heads"] == 4
     merge_options(cfg, ["model.attention", "[{'after': 'layer1', 'over': 'channels'}]"])
-    config_build.check_config(cfg)
+    check_config(cfg)
     with config_build.active_defaults(cfg):
         model = ts.build_model("spectral_resnet18", 5, pretrained=False)
     assert model.attention[0].over == "channels"
@@ -132,9 +133,9 @@ def test_frames_know_the_length_of_a_tracklet(torchreid):
     merge_options(cfg, ["model.name", "spectral_resnet18"])
     merge_options(cfg, ["model.attention", "[{'after': 'layer1', 'over': 'frames'}]"])
     with pytest.raises(InputError, match="over frames needs tracklets: set data.type video"):
-        config_build.check_config(cfg)
+        check_config(cfg)
     merge_options(cfg, ["data.type", "video", "video.seq_len", "7"])
-    assert config_build._model_options(cfg)["attention"][0]["frames"] == 7
+    assert config_build.model_options(cfg)["attention"][0]["frames"] == 7
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_plain_models_take_none(torchreid):
     cfg = get_default_config()
     merge_options(cfg, ["model.attention", "[{'after': 'layer1', 'over': 'channels'}]"])
     with pytest.raises(InputError, match="got model.name resnet50. Use spectral_resnet50"):
-        config_build.check_config(cfg)
+        check_config(cfg)
 
 
 def test_a_stage_that_is_not_run_is_none(torchreid):

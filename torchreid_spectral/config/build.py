@@ -7,11 +7,9 @@ The keys of torchreid are mapped as torchreid's own script maps them.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,30 +17,21 @@ from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_spectral import _compat, registry
-from torchreid_spectral.config.losses import (
-    LOSS_NAMES,
-    build_criterion,
-    build_distillation,
-    check_losses,
-)
-from torchreid_spectral.data.cache import CACHES, ImageCache
+from torchreid_spectral.config.data import build_cache, build_datamanager
+from torchreid_spectral.config.losses import build_criterion, build_distillation
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.folder_datasets import FolderOptions, folder_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
-from torchreid_spectral.data.transforms import PAD_CROP, crop_defaults
-from torchreid_spectral.engine import distributed, image, stock
+from torchreid_spectral.data.transforms import crop_defaults
+from torchreid_spectral.engine import image, stock
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.schedulers import warmup_defaults
 from torchreid_spectral.engine.video import VideoSpectralEngine
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.evaluation import Whitening
-from torchreid_spectral.functional import WHITENINGS
-from torchreid_spectral.layers.frame_pooling import POOLINGS, FramePooling
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
-
-logger = logging.getLogger(__name__)
 
 __all__ = [
     "active_defaults",
@@ -52,110 +41,10 @@ __all__ = [
     "build_rerank",
     "build_scheduler",
     "build_whitening",
-    "check_config",
+    "model_options",
     "run_kwargs",
     "training_options",
 ]
-
-SAMPLE_METHODS = ("evenly", "random", "all")
-# What torchreid's build_transforms knows; it passes over any other word.
-TRANSFORMS = (
-    "random_flip",
-    "random_crop",
-    PAD_CROP,
-    "random_patch",
-    "color_jitter",
-    "random_erase",
-)
-
-
-def check_config(cfg: CfgNode) -> None:
-    """Check names and combinations before anything is loaded.
-
-    Args:
-        cfg: The effective config.
-
-    Raises:
-        InputError: If something does not fit.
-        UnknownNameError: If a model, loss, re-ranker or distance is not known.
-    """
-    schedulers = _compat.submodule("optim.lr_scheduler").AVAI_SCH
-    samplers = _compat.submodule("data.sampler").AVAI_SAMPLERS
-    for kind, name, known in (
-        ("model", cfg.model.name, {*_compat.model_factory(), *registry.list_models()}),
-        ("loss.name", cfg.loss.name, LOSS_NAMES),
-        ("re-ranker", cfg.rerank.method, RERANKERS),
-        ("test.whitening", cfg.test.whitening, ("none", *WHITENINGS)),
-        ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),
-        ("data.type", cfg.data.type, ("image", "video")),
-        ("video.pooling_method", cfg.video.pooling_method, POOLINGS),
-        ("video.sample_method", cfg.video.sample_method, SAMPLE_METHODS),
-        ("train.optim", cfg.train.optim, _compat.submodule("optim.optimizer").AVAI_OPTIMS),
-        ("train.lr_scheduler", cfg.train.lr_scheduler, schedulers),
-        ("sampler.train_sampler", cfg.sampler.train_sampler, samplers),
-        ("sampler.train_sampler_t", cfg.sampler.train_sampler_t, samplers),
-        ("data.cache", cfg.data.cache, CACHES),
-        *(("transform", name, TRANSFORMS) for name in cfg.data.transforms),
-    ):
-        if name not in known:
-            raise UnknownNameError(kind, name, known)
-    spectral_model = cfg.model.name.startswith(registry.PREFIX)
-    if cfg.model.attention and not spectral_model:
-        raise InputError(
-            f"model.attention is for spectral models, got model.name {cfg.model.name}. Use "
-            f"{registry.PREFIX}{cfg.model.name}; with spectral.supervision plain it has no walk."
-        )
-    _model_options(cfg)
-    if cfg.loss.name == "triplet" and cfg.loss.triplet.weight_x == 0 and cfg.train.fixbase_epoch:
-        raise InputError(
-            "train.fixbase_epoch trains the classifier alone, but loss.triplet.weight_x is 0 and "
-            "leaves it out of the loss. Set train.fixbase_epoch 0 or a weight_x above 0."
-        )
-    if cfg.data.type == "video" and cfg.video.sample_method == "all":
-        if max(cfg.train.batch_size, cfg.test.batch_size) > 1:
-            raise InputError(
-                "video.sample_method all gives tracklets of different lengths, which make no "
-                f"batch: got train.batch_size {cfg.train.batch_size} and test.batch_size "
-                f"{cfg.test.batch_size}. Use evenly with a video.seq_len, or batches of 1."
-            )
-    try:  # what is checked by the objects themselves
-        SyntheticSpec(**cfg.synthetic)
-        SyntheticVideoSpec(**cfg.synthetic_video)
-        FramePooling(cfg.video.pooling_method, cfg.video.frame_temperature)
-        build_rerank(cfg)
-        build_whitening(cfg)
-        training_options(cfg)
-        check_losses(cfg)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(str(error)) from error
-    if cfg.test.rerank and build_rerank(cfg).metric != METRIC_NAMES[cfg.test.dist_metric]:
-        raise InputError(
-            f"rerank.method {cfg.rerank.method} compares by cosine: set test.dist_metric cosine, "
-            f"got {cfg.test.dist_metric}, so that both views differ by the walk alone."
-        )
-    if spectral_model and cfg.loss.name == "triplet" and cfg.loss.triplet.weight_x == 0:
-        logger.warning(
-            "loss.triplet.weight_x is 0: only the backbone's features are trained and the walk "
-            "has no effect. Set it above 0 to train the spectral head."
-        )
-    processes = distributed.started_by_torchrun()
-    if processes > 1 and not cfg.test.evaluate:
-        share, rest = divmod(cfg.train.batch_size, processes)
-        if rest or share % cfg.sampler.num_instances:
-            raise InputError(
-                f"Each of {processes} processes takes whole identities: train.batch_size must be "
-                f"a multiple of {processes} x sampler.num_instances {cfg.sampler.num_instances}, "
-                f"got {cfg.train.batch_size}."
-            )
-    if cfg.train.patience and cfg.test.eval_freq <= 0:
-        raise InputError(
-            "train.patience counts the tests during training: set test.eval_freq too, got "
-            f"{cfg.test.eval_freq}."
-        )
-    if cfg.test.visrank and not cfg.test.evaluate:
-        raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
 
 
 @contextmanager
@@ -169,7 +58,7 @@ def active_defaults(cfg: CfgNode) -> Iterator[None]:
         Nothing.
     """
     with ExitStack() as stack:
-        stack.enter_context(registry.model_defaults(**_model_options(cfg)))
+        stack.enter_context(registry.model_defaults(**model_options(cfg)))
         specs = SyntheticSpec(**cfg.synthetic), SyntheticVideoSpec(**cfg.synthetic_video)
         stack.enter_context(synthetic_defaults(*specs))
         stack.enter_context(crop_defaults(cfg.data.crop_padding))
@@ -180,51 +69,6 @@ def active_defaults(cfg: CfgNode) -> Iterator[None]:
             )
         )
         yield
-
-
-def build_datamanager(cfg: CfgNode) -> Any:  # noqa: ANN401 (torchreid's)
-    """Build torchreid's data manager.
-
-    Args:
-        cfg: The effective config.
-
-    Returns:
-        ``ImageDataManager`` or ``VideoDataManager``.
-    """
-    data = _compat.load().data
-    shared = {
-        "root": cfg.data.root,
-        "sources": cfg.data.sources,
-        "targets": cfg.data.targets,
-        "height": cfg.data.height,
-        "width": cfg.data.width,
-        "transforms": cfg.data.transforms,
-        "norm_mean": cfg.data.norm_mean,
-        "norm_std": cfg.data.norm_std,
-        "use_gpu": cfg.use_gpu,
-        "split_id": cfg.data.split_id,
-        "combineall": cfg.data.combineall,
-        "batch_size_train": cfg.train.batch_size,
-        "batch_size_test": cfg.test.batch_size,
-        "workers": cfg.data.workers,
-        "num_instances": cfg.sampler.num_instances,
-        "num_cams": cfg.sampler.num_cams,
-        "num_datasets": cfg.sampler.num_datasets,
-        "train_sampler": cfg.sampler.train_sampler,
-    }
-    if cfg.data.type == "video":
-        return data.VideoDataManager(
-            **shared, seq_len=cfg.video.seq_len, sample_method=cfg.video.sample_method
-        )
-    return data.ImageDataManager(
-        **shared,
-        k_tfm=cfg.data.k_tfm,
-        load_train_targets=cfg.data.load_train_targets,
-        train_sampler_t=cfg.sampler.train_sampler_t,
-        cuhk03_labeled=cfg.cuhk03.labeled_images,
-        cuhk03_classic_split=cfg.cuhk03.classic_split,
-        market1501_500k=cfg.market1501.use_500k_distractors,
-    )
 
 
 def training_options(cfg: CfgNode) -> TrainingOptions:
@@ -356,7 +200,7 @@ def build_engine(
         "whitening": build_whitening(cfg),
         "picture_queries": cfg.report.ranked_lists,
         "options": training_options(cfg),
-        "reader": _cache(cfg, datamanager),
+        "reader": build_cache(cfg, datamanager),
         **reporting,
     }
     video = cfg.data.type == "video"
@@ -382,19 +226,6 @@ def build_engine(
         weight_t=cfg.loss.triplet.weight_t,
         weight_x=cfg.loss.triplet.weight_x,
         **parts,
-    )
-
-
-def _cache(cfg: CfgNode, datamanager: Any) -> ImageCache | None:  # noqa: ANN401
-    if cfg.data.cache == "none":
-        return None
-    loaders = [datamanager.train_loader]
-    loaders += [part for parts in datamanager.test_loader.values() for part in parts.values()]
-    found = [item[0] for loader in loaders for item in loader.dataset.data]
-    paths = [path for each in found for path in ([each] if isinstance(each, str) else each)]
-    folder = Path(cfg.data.root) / ".torchreid_spectral_cache"
-    return ImageCache(
-        paths, cfg.data.height, cfg.data.width, folder if cfg.data.cache == "disk" else None
     )
 
 
@@ -427,7 +258,18 @@ def run_kwargs(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _model_options(cfg: CfgNode) -> dict[str, Any]:
+def model_options(cfg: CfgNode) -> dict[str, Any]:
+    """Collect the options of spectral models.
+
+    Args:
+        cfg: The effective config.
+
+    Returns:
+        Of :class:`~torchreid_spectral.models.SpectralOptions`.
+
+    Raises:
+        InputError: If attention over frames is asked for where there are none.
+    """  # noqa: DOC502
     options = dict(cfg.spectral)
     options["top_k"] = options["top_k"] or None
     options["last_stride"] = options["last_stride"] or None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torchreid_spectral import registry
-from torchreid_spectral.config.build import _model_options
+from torchreid_spectral.config.build import model_options
 from torchreid_spectral.config.defaults import merged_config
 from torchreid_spectral.engine.base import METRIC_NAMES
 
@@ -29,7 +29,7 @@ def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "model_name": cfg.model.name,
         "height": cfg.data.height,
         "width": cfg.data.width,
-        "options": _model_options(cfg) if spectral else {},
+        "options": model_options(cfg) if spectral else {},
         "mean": tuple(cfg.data.norm_mean),
         "std": tuple(cfg.data.norm_std),
         "metric": METRIC_NAMES[cfg.test.dist_metric],

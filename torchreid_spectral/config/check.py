@@ -1,0 +1,159 @@
+"""What a config must fulfil, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+
+from yacs.config import CfgNode
+
+from torchreid_spectral import _compat, registry
+from torchreid_spectral.config.build import (
+    build_rerank,
+    build_whitening,
+    model_options,
+    training_options,
+)
+from torchreid_spectral.config.losses import LOSS_NAMES, check_losses
+from torchreid_spectral.data.cache import CACHES
+from torchreid_spectral.data.synthetic import SyntheticSpec
+from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
+from torchreid_spectral.data.transforms import PAD_CROP
+from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine.base import METRIC_NAMES
+from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.functional import WHITENINGS
+from torchreid_spectral.layers.frame_pooling import POOLINGS, FramePooling
+from torchreid_spectral.rerank import RERANKERS
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["check_config"]
+
+SAMPLE_METHODS = ("evenly", "random", "all")
+# What torchreid's build_transforms knows; it passes over any other word.
+TRANSFORMS = (
+    "random_flip",
+    "random_crop",
+    PAD_CROP,
+    "random_patch",
+    "color_jitter",
+    "random_erase",
+)
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Check names and combinations.
+
+    Args:
+        cfg: The effective config.
+
+    Raises:
+        InputError: If something does not fit.
+        UnknownNameError: If a model, loss, re-ranker or distance is not known.
+    """  # noqa: DOC502
+    _check_names(cfg)
+    _check_model(cfg)
+    _check_video(cfg)
+    _check_objects(cfg)
+    _check_test(cfg)
+    _check_training(cfg)
+
+
+def _check_names(cfg: CfgNode) -> None:
+    schedulers = _compat.submodule("optim.lr_scheduler").AVAI_SCH
+    samplers = _compat.submodule("data.sampler").AVAI_SAMPLERS
+    for kind, name, known in (
+        ("model", cfg.model.name, {*_compat.model_factory(), *registry.list_models()}),
+        ("loss.name", cfg.loss.name, LOSS_NAMES),
+        ("re-ranker", cfg.rerank.method, RERANKERS),
+        ("test.whitening", cfg.test.whitening, ("none", *WHITENINGS)),
+        ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),
+        ("data.type", cfg.data.type, ("image", "video")),
+        ("video.pooling_method", cfg.video.pooling_method, POOLINGS),
+        ("video.sample_method", cfg.video.sample_method, SAMPLE_METHODS),
+        ("train.optim", cfg.train.optim, _compat.submodule("optim.optimizer").AVAI_OPTIMS),
+        ("train.lr_scheduler", cfg.train.lr_scheduler, schedulers),
+        ("sampler.train_sampler", cfg.sampler.train_sampler, samplers),
+        ("sampler.train_sampler_t", cfg.sampler.train_sampler_t, samplers),
+        ("data.cache", cfg.data.cache, CACHES),
+        *(("transform", name, TRANSFORMS) for name in cfg.data.transforms),
+    ):
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
+
+
+def _check_model(cfg: CfgNode) -> None:
+    """Check what depends on the kind of model, and the freeze of its layers."""
+    spectral = cfg.model.name.startswith(registry.PREFIX)
+    if cfg.model.attention and not spectral:
+        raise InputError(
+            f"model.attention is for spectral models, got model.name {cfg.model.name}. Use "
+            f"{registry.PREFIX}{cfg.model.name}; with spectral.supervision plain it has no walk."
+        )
+    if cfg.loss.name != "triplet" or cfg.loss.triplet.weight_x != 0:
+        return
+    if cfg.train.fixbase_epoch:
+        raise InputError(
+            "train.fixbase_epoch trains the classifier alone, but loss.triplet.weight_x is 0 and "
+            "leaves it out of the loss. Set train.fixbase_epoch 0 or a weight_x above 0."
+        )
+    if spectral:
+        logger.warning(
+            "loss.triplet.weight_x is 0: only the backbone's features are trained and the walk "
+            "has no effect. Set it above 0 to train the spectral head."
+        )
+
+
+def _check_video(cfg: CfgNode) -> None:
+    if cfg.data.type != "video" or cfg.video.sample_method != "all":
+        return
+    if max(cfg.train.batch_size, cfg.test.batch_size) > 1:
+        raise InputError(
+            "video.sample_method all gives tracklets of different lengths, which make no "
+            f"batch: got train.batch_size {cfg.train.batch_size} and test.batch_size "
+            f"{cfg.test.batch_size}. Use evenly with a video.seq_len, or batches of 1."
+        )
+
+
+def _check_objects(cfg: CfgNode) -> None:
+    """Let the objects themselves check their options."""
+    try:
+        model_options(cfg)
+        SyntheticSpec(**cfg.synthetic)
+        SyntheticVideoSpec(**cfg.synthetic_video)
+        FramePooling(cfg.video.pooling_method, cfg.video.frame_temperature)
+        build_rerank(cfg)
+        build_whitening(cfg)
+        training_options(cfg)
+        check_losses(cfg)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def _check_test(cfg: CfgNode) -> None:
+    if cfg.test.rerank and build_rerank(cfg).metric != METRIC_NAMES[cfg.test.dist_metric]:
+        raise InputError(
+            f"rerank.method {cfg.rerank.method} compares by cosine: set test.dist_metric cosine, "
+            f"got {cfg.test.dist_metric}, so that both views differ by the walk alone."
+        )
+    if cfg.test.visrank and not cfg.test.evaluate:
+        raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
+
+
+def _check_training(cfg: CfgNode) -> None:
+    processes = distributed.started_by_torchrun()
+    if processes > 1 and not cfg.test.evaluate:
+        share, rest = divmod(cfg.train.batch_size, processes)
+        if rest or share % cfg.sampler.num_instances:
+            raise InputError(
+                f"Each of {processes} processes takes whole identities: train.batch_size must be "
+                f"a multiple of {processes} x sampler.num_instances {cfg.sampler.num_instances}, "
+                f"got {cfg.train.batch_size}."
+            )
+    if cfg.train.patience and cfg.test.eval_freq <= 0:
+        raise InputError(
+            "train.patience counts the tests during training: set test.eval_freq too, got "
+            f"{cfg.test.eval_freq}."
+        )
