@@ -1,8 +1,9 @@
 """Accuracy of the walk under each loss, of the strong recipe and of DarkRank, with controls.
 
-On the embedded dataset, half of the demo's steps at twice its learning rate, equal for all. Runs
-go through ``tools/compare.py``: finished ones are kept, and the same command goes on where it was
-stopped. The teacher of DarkRank is trained once, all else under each seed.
+On the embedded dataset, half of the demo's steps at twice its learning rate, equal for all; metric
+losses stand beside softmax. Runs go through ``tools/compare.py``: finished ones are kept, and the
+same command goes on where it was stopped. The teacher of DarkRank is trained once, by all of the
+demo's steps; all else under each seed.
 
 Example:
     python benchmarks/losses_compare.py --out log/losses_compare --seeds 3
@@ -22,14 +23,15 @@ from typing import Any
 HERE = Path(__file__).parents[1]
 EPOCHS, STEPS_AN_EPOCH = 24, 25
 SCHEDULE = ["train.max_epoch", f"{EPOCHS}", "train.stepsize", "[16,21]", "train.lr", "0.006",
-            "train.warmup_epochs", "1", "train.print_freq", f"{STEPS_AN_EPOCH}",
-            "data.workers", "0", "data.cache", "ram",
-            "report.html", "False", "report.ranked_lists", "0"]  # fmt: skip
+            "train.warmup_epochs", "1"]  # fmt: skip
+PLAIN = ["train.print_freq", f"{STEPS_AN_EPOCH}", "data.workers", "0", "data.cache", "ram",
+         "report.html", "False", "report.ranked_lists", "0"]  # fmt: skip
 # Name to its config lines; the walk's metric losses are on X and X', as its identity losses are.
 LOSSES = {name: ["loss.id", name] for name in ("softmax", "am_softmax", "l_softmax")} | {
-    name: ["loss.id", "", "loss.metric", name] for name in ("triplet", "quadruplet")
+    f"softmax_{name}": ["loss.id", "softmax", "loss.metric", name]
+    for name in ("triplet", "quadruplet")
 }
-STUDENT, TEACHER = "am_softmax_walk_taught", "teacher"
+STUDENT, TEACHER, TEACHER_EPOCHS = "am_softmax_walk_taught", "teacher", 48
 METRIC = "mAP"
 
 
@@ -45,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     compare = load_tool("compare")
     shared = ["--out", str(args.out), *(["--root", args.root] if args.root else [])]
-    once = [*shared, "--variant", TEACHER, config("teacher_demo"), "--seeds", "1", "--set"]
-    every = [*shared, "--seeds", str(args.seeds)]
+    once = ["--seeds", "1", "--variant", TEACHER, config("teacher_demo"), "--set", *PLAIN]
+    every = ["--seeds", str(args.seeds)]
     for variant in variants(args.out):
         every += ["--variant", *variant]
-    options = [*SCHEDULE, *args.set]
-    if compare.main([*once, *options]) or compare.main([*every, "--set", *options]):
+    every += ["--set", *PLAIN, *SCHEDULE]
+    if any(compare.main([*shared, *options, *args.set]) for options in (once, every)):
         return 1
     found = results(args.out, range(1, args.seeds + 1))
     (args.out / "losses_compare.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -93,7 +95,7 @@ def variants(out: Path) -> list[list[str]]:
         found.append([f"{name}_walk", config("spectral_demo"), *walked])
     found.append(["strong_baseline", config("baseline_strong_demo")])
     found.append(["strong_walk", config("spectral_strong_demo")])
-    weights = out / TEACHER / "seed_1" / "model" / f"model.pth.tar-{EPOCHS}"
+    weights = out / TEACHER / "seed_1" / "model" / f"model.pth.tar-{TEACHER_EPOCHS}"
     found.append([STUDENT, config("student_demo"), "distill.weights", str(weights)])
     return found
 

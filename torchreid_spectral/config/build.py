@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from torchreid_spectral import _compat, registry
 from torchreid_spectral.config.data import build_cache, build_datamanager
-from torchreid_spectral.config.losses import build_criterion, build_distillation
+from torchreid_spectral.config.losses import STOCK, build_criterion, build_distillation
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.folder_datasets import FolderOptions, folder_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
@@ -203,30 +203,35 @@ def build_engine(
         "reader": build_cache(cfg, datamanager),
         **reporting,
     }
+    if cfg.loss.name in STOCK:
+        return _stock_engine(cfg, datamanager, model, parts)
+    spectral = cfg.model.name.startswith(registry.PREFIX)
+    kind: Any = image.ImageSpectralEngine if spectral else image.ImageMetricEngine
+    if cfg.data.type == "video":
+        kind = VideoSpectralEngine
+    losses = {"criterion": build_criterion(cfg), "distillation": build_distillation(cfg)}
+    return kind(datamanager, model, **parts, **losses)
+
+
+def _stock_engine(
+    cfg: CfgNode,
+    datamanager: Any,  # noqa: ANN401
+    model: nn.Module,
+    parts: dict[str, Any],
+) -> Any:  # noqa: ANN401
+    """Build one of torchreid's own engines, with the margins and weights of its losses."""
     video = cfg.data.type == "video"
-    if cfg.loss.name not in ("softmax", "triplet"):
-        spectral = cfg.model.name.startswith(registry.PREFIX)
-        own: Any = image.ImageSpectralEngine if spectral else image.ImageMetricEngine
-        own = VideoSpectralEngine if video else own
-        losses = {"criterion": build_criterion(cfg), "distillation": build_distillation(cfg)}
-        return own(datamanager, model, **parts, **losses)
-    parts["label_smooth"] = cfg.loss.softmax.label_smooth
+    parts = {**parts, "label_smooth": cfg.loss.softmax.label_smooth}
     if video:
         parts |= _pooling(cfg)
     if cfg.loss.name == "softmax":
-        kind: Any = (
-            stock.VideoSoftmaxReportingEngine if video else stock.ImageSoftmaxReportingEngine
-        )
+        kind: Any = stock.ImageSoftmaxReportingEngine
+        if video:
+            kind = stock.VideoSoftmaxReportingEngine
         return kind(datamanager, model, **parts)
     kind = stock.VideoTripletReportingEngine if video else stock.ImageTripletReportingEngine
-    return kind(
-        datamanager,
-        model,
-        margin=cfg.loss.triplet.margin,
-        weight_t=cfg.loss.triplet.weight_t,
-        weight_x=cfg.loss.triplet.weight_x,
-        **parts,
-    )
+    options = {name: cfg.loss.triplet[name] for name in ("margin", "weight_t", "weight_x")}
+    return kind(datamanager, model, **options, **parts)
 
 
 def run_kwargs(cfg: CfgNode) -> dict[str, Any]:

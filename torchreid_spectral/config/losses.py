@@ -18,9 +18,17 @@ from torchreid_spectral.losses.registry import (
     build_metric_loss,
 )
 
-__all__ = ["LOSS_NAMES", "build_criterion", "build_distillation", "check_losses", "chosen_losses"]
+__all__ = [
+    "LOSS_NAMES",
+    "STOCK",
+    "build_criterion",
+    "build_distillation",
+    "check_losses",
+    "chosen_losses",
+]
 
 STOCK = ("softmax", "triplet")
+"""Values of ``loss.name`` that torchreid's own engines train by."""
 LOSS_NAMES = (*STOCK, *sorted({"spectral", *ID_LOSSES, *METRIC_LOSSES} - set(STOCK)))
 """Values of ``loss.name``: torchreid's own losses, ``spectral``, or one loss alone."""
 
