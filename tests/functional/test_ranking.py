@@ -199,3 +199,26 @@ def test_top_k_leaves_its_input_alone() -> None:
     before = matrix.clone()
     top_k(matrix, 3)
     assert torch.equal(matrix, before)
+
+
+@pytest.mark.parametrize("levels", [3, 40, 10**7])
+@pytest.mark.parametrize("columns", [500, 1023, 5003])
+@pytest.mark.parametrize("k", [1, 4, 30])
+def test_top_k_among_many_columns(k: int, columns: int, levels: int) -> None:
+    """Groups of columns are looked at first, the last columns being in none."""
+    values = torch.randint(levels, (9, columns), generator=torch.Generator().manual_seed(k))
+    values = values.double()
+    values[0, -k:] = -1  # all in the rest
+    values[1, :: max(1, columns // k)] = -1  # spread over the groups
+    values[2, 5] = values[2, 7] = float("inf")
+    indices, distances = top_k(values, k)
+    order = values.argsort(dim=1, stable=True)[:, :k]
+    assert torch.equal(indices, order)
+    assert torch.equal(distances, values.gather(1, order))
+
+
+def test_top_k_of_many_columns_with_a_nan() -> None:
+    values = torch.rand(3, 2000, generator=torch.Generator().manual_seed(0))
+    values[1, 77] = float("nan")
+    order = values.argsort(dim=1, stable=True)[:, :5]  # NaN is last
+    assert torch.equal(top_k(values, 5)[0], order)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,7 +40,7 @@ def top_k(
     if k == distances.shape[-1]:
         values, columns = distances.sort(dim=-1, stable=True)
         return columns, values
-    values, columns = distances.topk(k + 1, dim=-1, largest=False, sorted=True)
+    values, columns = _smallest(distances, k + 1)
     tied = values[..., k - 1] == values[..., k]
     values, columns = values[..., :k], columns[..., :k]
     if tied.any():
@@ -47,6 +49,33 @@ def top_k(
     columns, by_column = columns.sort(dim=-1)
     values, by_value = values.gather(-1, by_column).sort(dim=-1, stable=True)
     return columns.gather(-1, by_value), values
+
+
+def _smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Give values and columns of the k smallest; on a CPU and of many columns by candidates."""
+    # The k smallest lie in the k groups of columns with the smallest minima; where minima are
+    # equal, in groups with equal values, and the caller orders rows with a tie anew.
+    total = distances.shape[-1]
+    size = 2 ** round(math.log2(math.sqrt(total / k)))  # of a group; the cheapest
+    count = total // size
+    if distances.is_cuda or size < 4:
+        return _topk(distances, k)
+    minima = distances[..., : size * count].unflatten(-1, (size, count)).amin(dim=-2)
+    if minima.isnan().any():  # amin takes a NaN for the smallest, topk for the largest
+        return _topk(distances, k)
+    chosen = minima.topk(k, dim=-1, largest=False, sorted=False).indices.unsqueeze(-2)
+    starts = torch.arange(0, size * count, count, device=distances.device)[:, None]
+    rest = torch.arange(size * count, total, device=distances.device)
+    columns = torch.cat(
+        [(chosen + starts).flatten(-2), rest.expand(*distances.shape[:-1], -1)], dim=-1
+    )
+    values, places = _topk(distances.gather(-1, columns), k)
+    return values, columns.gather(-1, places)
+
+
+def _topk(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    values, columns = distances.topk(k, dim=-1, largest=False, sorted=True)
+    return values, columns
 
 
 def merge_top_k(
@@ -113,6 +142,7 @@ def rank_prepared(
     metric: str,
     tile_size: int | None = None,
     first: int | None = None,
+    farthest: bool = True,
 ) -> tuple[Int[Tensor, "Q k"], Float[Tensor, "Q k"], Float[Tensor, " Q"]]:
     """Do what :func:`rank_top_k` does for one chunk of rows of ``prepared_rows``.
 
@@ -124,16 +154,18 @@ def rank_prepared(
         tile_size: Gallery features handled at once; :data:`TILE_SIZE` if not given.
         first: Where the queries are rows ``first, first + 1, ...`` of the gallery, each is its own
             nearest, at distance -1, before its duplicates.
+        farthest: Whether to look for the farthest too.
 
     Returns:
-        Gallery indices and distances of the nearest, and the distance of the farthest.
+        Gallery indices and distances of the nearest, and the distance of the farthest, or zeros.
     """
-    farthest = query.new_zeros(len(query))
+    largest = query.new_zeros(len(query))
     parts: list[tuple[Tensor, Tensor]] = []
     start = 0
     for columns in gallery.split(tile_size or TILE_SIZE):
         tile = PREPARED_METRICS[metric](query, columns)
-        farthest = torch.maximum(farthest, tile.amax(dim=1))
+        if farthest:
+            largest = torch.maximum(largest, tile.amax(dim=1))
         if first is not None:
             tile.diagonal(first - start).fill_(-1)
         indices, distances = top_k(tile, k)
@@ -141,7 +173,7 @@ def rank_prepared(
         start += len(columns)
         if len(parts) == TILES_BEFORE_MERGE:
             parts = [_joined(parts, k)]
-    return *_joined(parts, k), farthest
+    return *_joined(parts, k), largest
 
 
 

@@ -86,7 +86,7 @@ class GroupShuffling(HeadReranker):
     def _new_distances(self, query: Tensor, near: Tensor, distances: Tensor) -> Tensor:
         if near.shape[1] < 2:
             return distances
-        slices = [unit_rows(part) for part in self._slices_of(self._search.features[near])]
+        slices = [unit_rows(part) for part in self._slices_of(self._search.rows(near))]
         probes = [unit_rows(part) for part in self._slices_of(query)]
         start = torch.stack(
             [(part @ probe[..., None])[..., 0] for part, probe in zip(slices, probes)], dim=-1

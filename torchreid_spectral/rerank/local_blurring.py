@@ -23,7 +23,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.functional import random_walk, transition_matrix
+from torchreid_spectral.functional import random_walk, softmax_transition
+from torchreid_spectral.functional.distance import PREPARED_METRICS
 from torchreid_spectral.rerank._head import HeadReranker
 from torchreid_spectral.search import Search
 
@@ -67,7 +68,8 @@ class LocalBlurring(HeadReranker):
         self.temperature, self.steps = temperature, steps
 
     def _new_distances(self, query: Tensor, near: Tensor, distances: Tensor) -> Tensor:
-        neighbours = self._search.features[near]
-        transition = transition_matrix(neighbours, temperature=self.temperature)
+        units = self._search.rows(near)
+        similarity = 1 - PREPARED_METRICS["cosine"](units, units)
+        transition = softmax_transition(similarity, temperature=self.temperature)
         start = (1 - distances)[..., None]
         return 1 - random_walk(transition, start, steps=self.steps)[..., 0]

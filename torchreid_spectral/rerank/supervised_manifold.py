@@ -106,7 +106,7 @@ class SupervisedManifold(HeadReranker):
         return self
 
     def _new_distances(self, query: Tensor, near: Tensor, distances: Tensor) -> Tensor:
-        nodes = torch.cat([query[:, None], self._search.features[near]], dim=1)
+        nodes = torch.cat([query[:, None], self._search.rows(near)], dim=1)
         transition = transition_matrix(nodes, temperature=self.temperature)
         target = self._target(near, nodes)
         affinity = target

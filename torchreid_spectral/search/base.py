@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS, prepared_rows
@@ -97,6 +98,17 @@ class Search(ABC):
         parts = [self._nearest(chunk, k) for chunk in rows.split(self.chunk_size)]
         indices, distances = zip(*parts)
         return torch.cat(indices), torch.cat(distances)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Give the prepared features at some indices.
+
+        Args:
+            indices: ``(...)``.
+
+        Returns:
+            ``(..., D)``.
+        """
+        return embedding(indices, self.features)  # faster than indexing with many indices
 
     def recall(self, k: int = 10, *, sample: int = 256, seed: int = 0) -> float:
         """Compare with the exact answer on some of the features themselves.

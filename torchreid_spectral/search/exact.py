@@ -20,5 +20,5 @@ class ExactSearch(Search):
         pass
 
     def _nearest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        indices, distances, _ = rank_prepared(rows, self.features, k, metric=self.metric)
-        return indices, distances
+        found = rank_prepared(rows, self.features, k, metric=self.metric, farthest=False)
+        return found[:2]

@@ -106,7 +106,7 @@ class _FaissSearch(Search):
         indices = indices.sort(dim=1).values
         distances = torch.cat(
             [
-                PREPARED_METRICS[self.metric](some[:, None], self.features[near])[:, 0]
+                PREPARED_METRICS[self.metric](some[:, None], self.rows(near))[:, 0]
                 for some, near in zip(rows.split(256), indices.split(256))
             ]
         )

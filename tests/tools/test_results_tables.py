@@ -1,0 +1,69 @@
+"""The tables of README.md and docs/results.md are those of the figures in results/."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PAGE = """# Results
+
+<!-- table: rerank measured -->
+old
+<!-- end -->
+
+between
+
+<!-- table: comparison seeds -->
+<!-- end -->
+"""
+
+
+@pytest.fixture
+def tables():
+    path = REPOSITORY / "tools" / "results_tables.py"
+    spec = importlib.util.spec_from_file_location("results_tables", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_pages_are_up_to_date(tables):
+    assert tables.main(["--check"]) == 0
+
+
+@pytest.fixture
+def drawn(tables, tmp_path, monkeypatch):
+    """A page of its own with figures of its own."""
+    made = {"commit": "abc", "platform": "Linux", "versions": {"torch": "2.0"}, "threads": 2}
+    row = {"row": "none", "options": {"k": 5}, "size": [3, 1000, 8], "seconds": 1.234,
+           "peak_GB": 0.5, "mAP": 0.12345, "rank-1": 0.5}  # fmt: skip
+    figures = {"rows": [row], "summary": {"a / b": 12.345}}
+    shared = {"mean": 0.5, "std": 0.01, "difference": None}
+    other = {"mean": 0.6, "std": None, "difference": {"mean": -0.1, "std": 0.02}}
+    found = {"base": {"mAP": shared, "rank-1": shared}, "other": {"mAP": other, "rank-1": other}}
+    seeds = {"seeds": {"base": [1], "other": [1]}, "datasets": {"market1501": {"none": found}}}
+    (tmp_path / "results").mkdir()
+    for name, content in (("measured", figures), ("seeds", seeds)):
+        (tmp_path / "results" / f"{name}.json").write_text(json.dumps(content | made))
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "PAGES", (page,))
+    return page
+
+
+def test_tables_are_written_between_their_comments(tables, drawn, capsys):
+    assert tables.main(["--check"]) == 1
+    assert "page.md is stale" in capsys.readouterr().err
+    assert drawn.read_text() == PAGE
+    assert tables.main([]) == 0
+    text = drawn.read_text()
+    assert "old" not in text and "\nbetween\n" in text
+    assert "| `none` k=5 | 3 × 1,000 × 8 | 1.23 | 0.50 | 12.35 | 50.00 |" in text
+    assert "| a / b | 12.3 |" in text
+    assert "| `base` | 50.0 ± 1.0 | 50.0 ± 1.0 |  |" in text
+    assert "| `other` | 60.0 | 60.0 | -10.0 ± 2.0 |" in text
+    assert text.count("Commit abc, torch 2.0, Linux, 2 threads") == 2
+    assert tables.main(["--check"]) == 0

@@ -1,0 +1,144 @@
+"""Write the tables of README.md and docs/results.md from the figures in results/.
+
+A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to ``<!-- end -->``:
+
+    <!-- table: rerank rerank_market1501 -->              rows of benchmarks/rerank.py
+    <!-- table: growth rerank_growth -->                  its suite growth, a line a method
+    <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std
+
+Example:
+    python tools/results_tables.py
+    python tools/results_tables.py --check
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+TABLE = re.compile(r"(<!-- table: (?P<what>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Figures = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit status: 0, or 1 where ``--check`` finds a stale page.
+    """
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, say what is stale")
+    check = parser.parse_args(argv).check
+    stale = [page for page in PAGES if filled(page) != page.read_text(encoding="utf-8")]
+    for page in stale:
+        if check:
+            print(f"{page.name} is stale: run python tools/results_tables.py", file=sys.stderr)
+        else:
+            page.write_text(filled(page), encoding="utf-8")
+    return int(check and bool(stale))
+
+
+def filled(page: Path) -> str:
+    """Give a page with its tables as the figures say."""
+
+    def replaced(found: re.Match[str]) -> str:
+        kind, name, *rest = found["what"].split()
+        figures = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        made = f"{circumstances(figures)}, `results/{name}.json`"
+        lines = [*KINDS[kind](figures, *rest), "", made]
+        return f"{found[1]}{chr(10).join(lines)}\n{found[3]}"
+
+    return TABLE.sub(replaced, page.read_text(encoding="utf-8"))
+
+
+def circumstances(figures: Figures) -> str:
+    """Say with what the figures were made."""
+    threads = f", {figures['threads']} threads" if "threads" in figures else ""
+    torch = figures["versions"]["torch"]
+    return f"Commit {figures['commit']}, torch {torch}, {figures['platform']}{threads}"
+
+
+def rerank(figures: Figures) -> list[str]:
+    """Lay out rows of benchmarks/rerank.py."""
+    lines = [
+        "| method | query × gallery × width | seconds | peak GB | mAP | rank-1 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in figures["rows"]:
+        options = " ".join(f"{key}={value}" for key, value in row["options"].items())
+        size = " × ".join(f"{count:,}" for count in row["size"]) if row.get("size") else "real"
+        rates = [f"{100 * row[name]:.2f}" if name in row else "" for name in ("mAP", "rank-1")]
+        time_and_memory = [f"{row[name]:.2f}" for name in ("seconds", "peak_GB")]
+        cells = [f"`{row['row']}` {options}".strip(), size, *time_and_memory, *rates]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines + summary(figures)
+
+
+def summary(figures: Figures) -> list[str]:
+    """Lay out the ratios of a benchmark."""
+    if not figures["summary"]:
+        return []
+    lines = ["", "| ratio or difference | value |", "|---|---|"]
+    return lines + [f"| {name} | {value:.3g} |" for name, value in figures["summary"].items()]
+
+
+def growth(figures: Figures) -> list[str]:
+    """Lay out the suite growth: a method a line, a size a column."""
+    rows = figures["rows"]
+    sizes = sorted({row["size"][1] for row in rows})
+    lines = [
+        f"| method | {' | '.join(f'G = {size:,}' for size in sizes)} | slope: time | memory |",
+        "|---" * (len(sizes) + 3) + "|",
+    ]
+    for method in dict.fromkeys(row["row"] for row in rows):
+        found = {row["size"][1]: row for row in rows if row["row"] == method}
+        measured = [(found[size]["seconds"], found[size]["peak_GB"]) for size in sizes]
+        cells = [f"{seconds:.2f} s, {memory:.2f} GB" for seconds, memory in measured]
+        names = [f"{method}, slope of {figure}" for figure in ("seconds", "peak_GB")]
+        slopes = [f"{figures['summary'][name]:.2f}" for name in names]
+        lines.append(f"| `{method}` | {' | '.join([*cells, *slopes])} |")
+    return lines
+
+
+def comparison(figures: Figures, dataset: str = "") -> list[str]:
+    """Lay out what tools/compare.py found: a config a line, mean ± std over seeds."""
+    views = figures["datasets"][dataset or next(iter(figures["datasets"]))]
+    lines = [
+        f"| config | {' | '.join(f'{view}: mAP | rank-1 | mAP - baseline' for view in views)} |",
+        "|---" * (1 + 3 * len(views)) + "|",
+    ]
+    for config in figures["seeds"]:
+        cells = []
+        for found in views.values():
+            cells += [spread(found[config]["mAP"]), spread(found[config]["rank-1"])]
+            cells.append(spread(found[config]["mAP"]["difference"], sign="+"))
+        lines.append(f"| `{config}` | {' | '.join(cells)} |")
+    return lines
+
+
+def spread(found: Figures | None, sign: str = "") -> str:
+    """Write mean ± std in per cent."""
+    if not found:
+        return ""
+    text = f"{100 * found['mean']:{sign}.1f}"
+    return text if found.get("std") is None else f"{text} ± {100 * found['std']:.1f}"
+
+
+KINDS: dict[str, Callable[..., list[str]]] = {
+    each.__name__: each for each in (rerank, growth, comparison)
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
