@@ -144,7 +144,8 @@ def growth() -> list[Task]:
 
 def sensitivity() -> list[Task]:
     """One option of graph_walk at a time."""
-    return [{"row": "graph_walk", "options": options} for options in SENSITIVITY]
+    row = {"row": "graph_walk", "size": MARKET}
+    return [row | {"options": options} for options in SENSITIVITY]
 
 
 SUITES = {

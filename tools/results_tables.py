@@ -3,6 +3,7 @@
 A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to ``<!-- end -->``:
 
     <!-- table: rerank rerank_market1501 -->              rows of benchmarks/rerank.py
+    <!-- table: online rerank_million -->                 the same: index, answer, time a query
     <!-- table: growth rerank_growth -->                  its suite growth, a line a method
     <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std
 
@@ -77,7 +78,7 @@ def rerank(figures: Figures) -> list[str]:
     ]
     for row in figures["rows"]:
         options = " ".join(f"{key}={value}" for key, value in row["options"].items())
-        size = " × ".join(f"{count:,}" for count in row["size"]) if row.get("size") else "real"
+        size = " × ".join(f"{count:,}" for count in row["size"])
         rates = [f"{100 * row[name]:.2f}" if name in row else "" for name in ("mAP", "rank-1")]
         time_and_memory = [f"{row[name]:.2f}" for name in ("seconds", "peak_GB")]
         cells = [f"`{row['row']}` {options}".strip(), size, *time_and_memory, *rates]
@@ -91,6 +92,22 @@ def summary(figures: Figures) -> list[str]:
         return []
     lines = ["", "| ratio or difference | value |", "|---|---|"]
     return lines + [f"| {name} | {value:.3g} |" for name, value in figures["summary"].items()]
+
+
+def online(figures: Figures) -> list[str]:
+    """Lay out rows of benchmarks/rerank.py: preparation once, then each query."""
+    lines = [
+        "| method | query × gallery × width | fit, s | ms a query | peak GB | recall@10 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in figures["rows"]:
+        size = " × ".join(f"{count:,}" for count in row["size"])
+        each = 1000 * row["seconds_rank"] / row["size"][0]
+        recall = f"{row['search_recall']:.3f}" if "search_recall" in row else "exact"
+        cells = [f"`{row['row']}`, {row['options']['search']}", size, f"{row['seconds_fit']:.1f}"]
+        cells += [f"{each:.2f}", f"{row['peak_GB']:.2f}", recall]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def growth(figures: Figures) -> list[str]:
@@ -136,7 +153,7 @@ def spread(found: Figures | None, sign: str = "") -> str:
 
 
 KINDS: dict[str, Callable[..., list[str]]] = {
-    each.__name__: each for each in (rerank, growth, comparison)
+    each.__name__: each for each in (rerank, online, growth, comparison)
 }
 
 
