@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.models.test_spectral_net import backbone_names, images
 from tests.tools.test_main import load_tool
 from torchreid_spectral.evaluation import QueryResults, evaluate_queries
 from torchreid_spectral.report import activation, embedding, lists
@@ -110,22 +111,37 @@ def test_rank_changes_are_written_and_own_camera_left_out(tmp_path):
     assert "plain distance 50 %, walk 100 %" in text
 
 
-BACKBONES = ["resnet18", "osnet_x0_25", "mobilenetv2_x1_0", "shufflenet", "squeezenet1_0",
-             "densenet121", "mlfn", "pcb_p6", "resnet50mid", "se_resnet50", "hacnn",
-             "inceptionv4"]  # fmt: skip
+QUICK = {"resnet18", "osnet_x0_25", "mobilenetv2_x1_0", "shufflenet", "squeezenet1_0", "mlfn",
+         "densenet121", "pcb_p6", "resnet50mid", "se_resnet50", "hacnn", "shufflenet_v2_x0_5",
+         "nasnsetmobile", "xception"}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_activation_maps_of_backbones(torchreid, name):
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+     for name in backbone_names()],
+)  # fmt: skip
+def test_activation_maps_of_every_backbone(torchreid, name):
     import torchreid_spectral as ts
 
     torch.manual_seed(0)
-    size = (160, 64) if name == "hacnn" else (128, 64) if name != "inceptionv4" else (160, 96)
     model = ts.build_model(f"spectral_{name}", 4, pretrained=False)
-    maps = activation.activation_maps(model, torch.randn(2, 3, *size))
+    maps = activation.activation_maps(model, images(name, batch=2))
     assert maps.shape[0] == 2 and min(maps.shape[1:]) > 1
     assert float(maps.amin()) == 0 and float(maps.amax()) == 1
     assert model.training and not any(m._forward_hooks for m in model.modules())
+
+
+def test_activation_map_of_hacnn_is_of_the_whole_image(torchreid):
+    import torchreid_spectral as ts
+
+    model = ts.build_model("spectral_hacnn", 4, pretrained=False).eval()
+    found, pixels = [], images("hacnn", batch=2)
+    model.inception3.register_forward_hook(lambda *args: found.append(args[-1]))
+    maps = activation.activation_maps(model, pixels)
+    energy = found[0].square().sum(1).detach()
+    low, high = energy.amin((1, 2), keepdim=True), energy.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(maps, (energy - low) / (high - low))
 
 
 def test_activation_map_is_the_energy_of_the_last_map():
@@ -174,7 +190,8 @@ def trained(torchreid, tiny_options, tmp_path_factory):
     """A trained run with its report."""
     folder = tmp_path_factory.mktemp("trained")
     options = [*tiny_options, "model.name", "spectral_osnet_x0_25", "rerank.k", "5",
-               "report.ranked_lists", "0", "report.html", "True"]  # fmt: skip
+               "report.ranked_lists", "0", "report.html", "True", "train.max_epoch", "2",
+               "model.attention", "[{'after': 'conv3', 'over': 'pixels'}]"]  # fmt: skip
     config = ["--config-file", "configs/spectral_demo.yaml"]
     assert main([*config, *options, "data.save_dir", str(folder)]) == 0
     return folder
@@ -185,6 +202,9 @@ def test_written_after_training_and_again_from_the_folder(trained, tmp_path, cap
     assert "could not be drawn" not in text
     for key in ("results", "embedding", "lists", "distances", "activation", "training", "batch"):
         assert f'<section id="{key}">' in text, key
+    for title in ("before training", "early: after epoch 1", "after training"):
+        assert f"<!-- {title} -->" in text
+    assert "Where the centre pixel attends to" in text
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     (copy / "report.html").unlink()
@@ -197,6 +217,33 @@ def test_written_after_training_and_again_from_the_folder(trained, tmp_path, cap
     assert (copy / "metrics.json").read_text() == metrics
     tables = [re.search("<table>.*?</table>", page).group(0) for page in (text, again)]
     assert tables[0] == tables[1]
+
+
+VIDEO = {"num_train_ids": 4, "num_test_ids": 6, "num_cameras": 3, "tracklets_per_id": 5,
+         "min_frames": 2, "max_frames": 4, "height": 64, "width": 32}  # fmt: skip
+
+
+@pytest.mark.parametrize("attention", ["[]", "[{'after': 'conv4', 'over': 'frames'}]"])
+def test_report_of_tracklets(torchreid, tmp_path, capsys, attention):
+    pairs = {
+        "data.root": tmp_path / "data", "data.save_dir": tmp_path / "log", "data.workers": 0,
+        "train.max_epoch": 1, "train.batch_size": 8, "sampler.num_instances": 4,
+        "video.seq_len": 2, "report.ranked_lists": 0, "model.attention": attention,
+        **{f"synthetic_video.{key}": value for key, value in VIDEO.items()},
+    }  # fmt: skip
+    options = [str(part) for pair in pairs.items() for part in pair]
+    assert main(["--config-file", "configs/spectral_video_demo.yaml", *options]) == 0
+    text = (tmp_path / "log" / "report.html").read_text()
+    assert "could not be drawn" not in text
+    found = set(re.findall('<section id="([a-z]+)">', text))
+    of_images = {"activation", "batch"}  # attention between frames takes no single image
+    expected = {"results", "embedding", "lists", "distances", "training", "facts"}
+    assert found == expected | (of_images if attention == "[]" else set())
+    assert "shown by their first frame" in text
+    (tmp_path / "log" / "report.html").unlink()
+    assert load_tool("report").main([str(tmp_path / "log")]) == 0
+    again = (tmp_path / "log" / "report.html").read_text()
+    assert set(re.findall('<section id="([a-z]+)">', again)) == found
 
 
 def test_weights_open_alone_with_their_state(trained, tmp_path, pictures):

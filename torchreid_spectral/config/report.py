@@ -23,7 +23,8 @@ from torchreid_spectral.report.run import Batch, RunReport, Tested, batch_featur
 __all__ = ["start_report"]
 
 logger = logging.getLogger(__name__)
-BEFORE = "report/batch_before.npz"
+BEFORE, EARLY = "report/batch_before.npz", "report/batch_early.npz"
+EARLY_SHARE = 10  # early: after this part of the epochs
 
 
 def start_report(cfg: CfgNode, engine: Any) -> Callable[[], Path | None]:  # noqa: ANN401
@@ -42,9 +43,8 @@ def start_report(cfg: CfgNode, engine: Any) -> Callable[[], Path | None]:  # noq
     if distributed.rank() > 0:  # one writer
         return lambda: None
     folder = Path(cfg.data.save_dir)
-    resumed = bool(cfg.model.resume) and (folder / BEFORE).is_file()
-    if not (cfg.test.evaluate or resumed or cfg.data.type == "video"):
-        _safely("the batch before training", lambda: _keep_batch(cfg, engine, folder))
+    if not cfg.test.evaluate and _takes_images(cfg):
+        _watch_batch(cfg, engine, folder)
 
     def finish() -> Path | None:
         if not engine.tested:
@@ -62,25 +62,45 @@ def _safely(what: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401
         return None
 
 
-def _keep_batch(cfg: CfgNode, engine: Any, folder: Path) -> None:  # noqa: ANN401
+def _watch_batch(cfg: CfgNode, engine: Any, folder: Path) -> None:  # noqa: ANN401
+    """Keep a batch's features as they are now, and have them kept early in training."""
+    early = max(1, cfg.train.max_epoch // EARLY_SHARE)
+    resumed = bool(cfg.model.resume) and (folder / BEFORE).is_file()
+    if not resumed:
+        (folder / EARLY).unlink(missing_ok=True)
+        _safely("the batch before training", lambda: _keep_batch(cfg, engine, folder / BEFORE, 0))
+
+    def after_epoch(epoch: int) -> None:
+        if epoch == early < cfg.train.max_epoch:
+            _safely("the batch early in training",
+                    lambda: _keep_batch(cfg, engine, folder / EARLY, epoch))  # fmt: skip
+
+    engine.after_epoch = after_epoch
+
+
+def _keep_batch(cfg: CfgNode, engine: Any, path: Path, epoch: int) -> None:  # noqa: ANN401
     features, labels = _batch(cfg, engine)
-    path = folder / BEFORE
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, features=features.numpy(), labels=labels)
+            np.savez(file, features=features.numpy(), labels=labels, epoch=epoch)
 
     write_whole(path, write)
 
 
 def _batch(cfg: CfgNode, engine: Any) -> tuple[Tensor, Any]:  # noqa: ANN401
-    rows = engine.datamanager.train_loader.dataset.train
+    rows = _shown(engine.datamanager.train_loader.dataset.train)
     size, pixels = _input(cfg)
     return batch_features(_network(engine), rows, size, pixels)
 
 
 def _input(cfg: CfgNode) -> tuple[tuple[int, int], tuple[Any, Any]]:
     return (cfg.data.height, cfg.data.width), (cfg.data.norm_mean, cfg.data.norm_std)
+
+
+def _takes_images(cfg: CfgNode) -> bool:
+    """Say whether the model can be shown images one by one: attention between frames cannot."""
+    return all(block["over"] != "frames" for block in cfg.model.attention)
 
 
 def _network(engine: Any) -> torch.nn.Module:  # noqa: ANN401
@@ -99,6 +119,7 @@ def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN4
         "loss": cfg.loss.name,
         "post-processing": cfg.rerank.method if cfg.test.rerank else "none",
         "input": f"{size[0]} x {size[1]}",
+        **({"tracklets": "shown by their first frame"} if cfg.data.type == "video" else {}),
         "seed": cfg.train.seed,
         "epochs": cfg.train.max_epoch,
         "seconds a step": "not measured" if seconds is None else f"{seconds:.3f}",
@@ -114,7 +135,7 @@ def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN4
         tested={name: _tested(*found) for name, found in engine.tested.items()},
         history=history,
         facts=facts,
-        model=_network(engine) if cfg.data.type == "image" else None,
+        model=_network(engine) if _takes_images(cfg) else None,
         input_size=size,
         pixels=pixels,
         batch=_safely("the batch", lambda: _batches(cfg, engine, folder)),
@@ -124,22 +145,26 @@ def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN4
 
 
 def _batches(cfg: CfgNode, engine: Any, folder: Path) -> Batch | None:  # noqa: ANN401
-    path = folder / BEFORE
-    if not path.is_file():
+    panels = {}
+    for path in (folder / BEFORE, folder / EARLY):
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as saved:
+                epoch = int(saved["epoch"])
+                title = f"early: after epoch {epoch}" if epoch else "before training"
+                panels[title] = torch.from_numpy(saved["features"])
+    if not panels:
         return None
-    with np.load(path, allow_pickle=False) as saved:
-        before, labels = torch.from_numpy(saved["features"]), saved["labels"]
-    after, _ = _batch(cfg, engine)
-    return Batch(labels, {"before training": before, "after training": after})
+    features, labels = _batch(cfg, engine)
+    return Batch(labels, panels | {"after training": features})
+
+
+def _shown(rows: Any) -> list[Any]:  # noqa: ANN401
+    """Let a tracklet be shown by its first frame."""
+    return [(row[0] if isinstance(row[0], str) else row[0][0], *row[1:]) for row in rows]
 
 
 def _tested(features: Tensor, query: Any, gallery: Any, views: Any, metrics: Any) -> Tested:  # noqa: ANN401
-    """Let a tracklet be shown by its first frame."""
-
-    def shown(part: Any) -> list[Any]:  # noqa: ANN401
-        return [(row[0] if isinstance(row[0], str) else row[0][0], *row[1:]) for row in part]
-
-    return Tested(features, shown(query), shown(gallery), views, metrics)
+    return Tested(features, _shown(query), _shown(gallery), views, metrics)
 
 
 def _extractor(folder: str) -> Callable[[list[str]], Tensor]:

@@ -9,7 +9,7 @@ import datetime
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class LoopMixin(StepMixin):
 
     progress_bars = True
     stop: StopSignals | None = None
+    after_epoch: Callable[[int], None] | None = None  # called with the number of epochs done
     _rng: str | None = None
     _resumed_meters: dict[str, list[float]] | None = None
 
@@ -74,6 +75,8 @@ class LoopMixin(StepMixin):
                 and done != engine.max_epoch
             )  # fmt: skip
             self._save()
+            if self.after_epoch is not None:
+                self.after_epoch(done)
             if self.progress.test_due:
                 self._test_epoch(save_dir, tests)
 

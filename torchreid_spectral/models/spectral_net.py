@@ -205,10 +205,11 @@ def set_last_stride(backbone: nn.Module, stride: int) -> None:
 def _replace_classifiers(backbone: Any, head: Any, parts: int) -> None:  # noqa: ANN401
     """Put heads where the backbone has linear classifiers; HACNN's two move under one name."""
     if hasattr(backbone, "classifier_global"):
-        heads = {"global": head(backbone.classifier_global)}
+        # not "global": torch.export writes the names into code, where that is a keyword
+        heads = {"global_": head(backbone.classifier_global)}
         del backbone.classifier_global
         if hasattr(backbone, "classifier_local"):
-            heads["local"] = head(backbone.classifier_local)
+            heads["local_"] = head(backbone.classifier_local)
             del backbone.classifier_local
         backbone.classifier = nn.ModuleDict(heads)
         return
@@ -239,8 +240,8 @@ def _spectral_class(backbone: type[nn.Module]) -> type[nn.Module]:
     """Derive the spectral class of a backbone's class, as ``torch.nn.utils.parametrize`` does."""
     body: dict[str, Any] = {"__doc__": SpectralNet.__doc__, "__module__": __name__}
     if backbone.__name__ == "HACNN":
-        body["classifier_global"] = property(lambda self: self.classifier["global"])
-        body["classifier_local"] = property(lambda self: self.classifier["local"])
+        body["classifier_global"] = property(lambda self: self.classifier["global_"])
+        body["classifier_local"] = property(lambda self: self.classifier["local_"])
     return type(f"Spectral{backbone.__name__}", (SpectralNet, backbone), body)
 
 

@@ -24,6 +24,9 @@ from torchreid_spectral.errors import InputError
 
 __all__ = ["activation_maps", "attention_rows", "overlay"]
 
+# HACNN: attention, which is no feature, and the branch that sees regions cut out of the image
+NOT_OF_THE_IMAGE = ("ha1", "ha2", "ha3", "local_conv")
+
 
 @torch.no_grad()
 def activation_maps(model: nn.Module, images: Tensor) -> Tensor:
@@ -109,7 +112,11 @@ def overlay(picture: Image.Image, heat: NDArray[Any]) -> Image.Image:
 @contextmanager
 def _hooked(model: nn.Module, hook: Any) -> Iterator[None]:  # noqa: ANN401
     training = model.training
-    handles = [module.register_forward_hook(hook) for module in model.modules()]
+    handles = [
+        module.register_forward_hook(hook)
+        for name, module in model.named_modules()
+        if not name.startswith(NOT_OF_THE_IMAGE)
+    ]
     model.eval()
     try:
         yield

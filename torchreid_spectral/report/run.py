@@ -60,7 +60,7 @@ class Batch:
 
     Args:
         labels: ``(B,)``.
-        features: When (``before training``) to ``(B, D)``.
+        features: When (``before training``) to ``(B, D)``, in the order of time.
     """
 
     labels: NDArray[Any]
@@ -279,8 +279,6 @@ def _activation(report: RunReport, tested: Tested) -> str | None:
         return None
     places = np.unique(np.linspace(0, len(tested.query) - 1, 8).astype(int))
     paths = [tested.query[place][0] for place in places]
-    if not isinstance(paths[0], (str, Path)):  # tracklets
-        return None
     device = next(report.model.parameters()).device
     images = torch.stack([to_tensor(path, *report.input_size, *report.pixels) for path in paths])
     maps = activation.activation_maps(report.model, images.to(device))

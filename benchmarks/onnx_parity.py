@@ -1,0 +1,123 @@
+"""How far ONNX Runtime is from PyTorch, for one backbone of each of torchreid's families.
+
+Each model has random weights and running statistics; it is exported as tools/export.py does and
+run on batches that the export has not seen. Shown are the largest difference of a feature, and the
+same relative to the largest feature.
+
+Example:
+    python benchmarks/onnx_parity.py --out parity.json
+    python benchmarks/onnx_parity.py --models osnet_x1_0 resnet50
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchreid_spectral.errors import InputError
+
+FAMILIES = {
+    "ResNet": "resnet18",
+    "ResNeXt": "resnext50_32x4d",
+    "ResNet-IBN": "resnet50_ibn_a",
+    "ResNet-mid": "resnet50mid",
+    "SE-ResNet": "se_resnet50",
+    "DenseNet": "densenet121",
+    "Inception-ResNet": "inceptionresnetv2",
+    "Inception-v4": "inceptionv4",
+    "Xception": "xception",
+    "NASNet": "nasnsetmobile",
+    "MobileNetV2": "mobilenetv2_x1_0",
+    "ShuffleNet": "shufflenet",
+    "ShuffleNetV2": "shufflenet_v2_x0_5",
+    "SqueezeNet": "squeezenet1_0",
+    "MuDeep": "mudeep",
+    "HACNN": "hacnn",
+    "PCB": "pcb_p6",
+    "MLFN": "mlfn",
+    "OSNet": "osnet_x0_25",
+    "OSNet-IBN": "osnet_ibn_x1_0",
+    "OSNet-AIN": "osnet_ain_x0_25",
+}
+SIZES = {"hacnn": (160, 64), "mudeep": (256, 128), "inceptionv4": (160, 96),
+         "inceptionresnetv2": (160, 96), "xception": (160, 96)}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark.
+
+    Args:
+        argv: Command line.
+
+    Returns:
+        Exit status: 1 where a model differs by more than 1e-4 or cannot be exported.
+    """
+    args = parse(argv)
+    import torchreid_spectral as ts
+    from torchreid_spectral.engine.results import provenance
+    from torchreid_spectral.inference.export import TOLERANCE
+
+    warnings.simplefilter("ignore")
+    ts.register()
+    known = {name: family for family, name in FAMILIES.items()}
+    rows = []
+    print(f"{'family':<18}{'model':<20}{'difference':>11}{'relative':>10}{'s':>7}")
+    for name in args.models or FAMILIES.values():
+        row = {"family": known.get(name, "-"), "model": name, **measure(name, args.batch)}
+        rows.append(row)
+        start = f"{row['family']:<18}{name:<20}"
+        if "error" in row:
+            print(start + row["error"], flush=True)
+        else:
+            print(f"{start}{row['difference']:11.1e}{row['relative']:10.1e}{row['seconds']:7.1f}",
+                  flush=True)  # fmt: skip
+    if args.out:
+        Path(args.out).write_text(json.dumps({"models": rows} | provenance(), indent=2) + "\n")
+    return int(any(row.get("relative", 1.0) > TOLERANCE for row in rows))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", nargs="*", help="torchreid names; default: one a family")
+    parser.add_argument("--batch", type=int, default=5, help="images that are compared")
+    parser.add_argument("--out", default="", help="JSON file to write")
+    return parser.parse_args(argv)
+
+
+def measure(name: str, batch: int) -> dict[str, Any]:
+    """Export one spectral model and compare it."""
+    import torchreid_spectral as ts
+    from torchreid_spectral.inference import Settings
+    from torchreid_spectral.inference.export import export, onnx_difference
+
+    torch.manual_seed(0)
+    size = SIZES.get(name, (128, 64))
+    model = ts.build_model(f"spectral_{name}", 4, pretrained=False, use_gpu=False).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            export(model, Settings(name, *size), path, form="onnx")
+        except InputError as error:
+            return {"error": str(error)}
+        seconds = time.perf_counter() - started
+        difference, largest = onnx_difference(path, model, torch.randn(batch, 3, *size))
+    return {"difference": difference, "relative": difference / largest, "seconds": seconds}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
