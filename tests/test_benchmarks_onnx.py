@@ -1,4 +1,4 @@
-"""Test of benchmarks/onnx_parity.py: a row a model, and an exit status that says whether all fit."""
+"""Test of benchmarks/onnx_parity.py: a row a model; the exit status says whether all fit."""
 
 import importlib.util
 import json

@@ -126,6 +126,8 @@ def text(report: Any, args: argparse.Namespace) -> str:
     for finding in report.findings:
         lines.append(f"{finding.severity}: {finding.count} {finding.message}")
         lines += [f"    {example}" for example in finding.examples]
+        if 0 < len(finding.examples) < finding.count:
+            lines.append(f"    ... and {finding.count - len(finding.examples)} more")
     if report.proposal and not args.write_split:
         lines.append("Keep the proposed split with --write-split split.csv")
     lines.append("ok" if not report.exit_code else "not ready: see the errors above")

@@ -47,6 +47,16 @@ def test_text(capsys, tree):
     assert "train              64           8        3" in shown and shown.endswith("ok\n")
 
 
+def test_text_says_how_many_more(capsys, tree):
+    shutil.rmtree(tree / "gallery")
+    (tree / "gallery").mkdir()
+    queries = sorted((tree / "query").rglob("*.jpg"))
+    (tree / "gallery" / "other").mkdir()
+    shutil.copy(queries[0], tree / "gallery" / "other" / "c9_a.jpg")
+    assert main([str(tree), "--batch-size", "16"]) == 1
+    assert f"    ... and {len(queries) - 5} more" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("make", [make_tree, make_names, make_table])
 def test_proposal_is_written_and_sound(capsys, data_root, tmp_path, make):
     root, split = make(data_root, tmp_path / "own"), tmp_path / "split.csv"

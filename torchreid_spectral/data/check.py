@@ -274,7 +274,9 @@ def _cameras(items: Sequence[Item], distractors: str) -> list[Finding]:
     single = [pid for pid, seen in cameras.items() if len(seen) == 1]
     if not single:
         return []
-    message = f"of {len(cameras)} identities are seen by one camera: they cannot be asked for"
+    message = (
+        f"of {len(cameras)} identities are seen by one camera: a query of theirs has no match"
+    )
     return [Finding("one_camera", "warning", len(single), message, _some(single))]
 
 

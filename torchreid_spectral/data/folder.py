@@ -131,7 +131,8 @@ def scan(root: str | Path, kind: str = "image") -> Scan:
         examples = f", such as {', '.join(found.ignored[:3])}" if found.ignored else ""
         raise InputError(
             f"No {kind} in {root} has an identity and a camera ({len(found.ignored)} files were "
-            f"passed over{examples}). {EXPECTED}."
+            f"passed over{examples}). {EXPECTED}. Where the camera is not known, begin all names "
+            "with c1_ and set folder.one_camera True."
         )
     found.items.sort(key=lambda i: (i.split, natural(i.pid), natural(i.camid), i.files))
     return found
