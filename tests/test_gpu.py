@@ -5,7 +5,7 @@ import torch
 
 import torchreid_spectral as ts
 from torchreid_spectral.functional import random_walk, rank_top_k, transition_matrix
-from torchreid_spectral.rerank import build_reranker
+from torchreid_spectral.rerank import RERANKERS, build_reranker
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,13 +21,17 @@ def test_walk_and_autocast():
     torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["none", "local_blurring", "k_reciprocal"])
-def test_rerankers(name):
+@pytest.mark.parametrize("inductive", [False, True])
+@pytest.mark.parametrize("name", RERANKERS)
+def test_rerankers(name, inductive):
     gallery, query = torch.randn(300, 16), torch.randn(20, 16)
-    expected = build_reranker(name).fit(gallery).distance_matrix(query)
-    actual = build_reranker(name).fit(gallery.cuda()).distance_matrix(query.cuda())
+    expected = build_reranker(name).fit(gallery).distance_matrix(query, inductive=inductive)
+    reranker = build_reranker(name).fit(gallery.cuda())
+    actual = reranker.distance_matrix(query.cuda(), inductive=inductive)
     assert actual.is_cuda
     torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-4)
+    indices, distances = reranker.rank(query.cuda(), 10, inductive=inductive)
+    assert indices.is_cuda and distances.is_cuda
 
 
 def test_top_k():

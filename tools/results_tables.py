@@ -3,7 +3,8 @@
 A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to ``<!-- end -->``:
 
     <!-- table: rerank rerank_market1501 -->              rows of benchmarks/rerank.py
-    <!-- table: online rerank_million -->                 the same: index, answer, time a query
+    <!-- table: costs rerank_market1501 rerank_msmt17 -->   a method a line, a file a column
+    <!-- table: online rerank_million -->                 index, answer, time a query
     <!-- table: growth rerank_growth -->                  its suite growth, a line a method
     <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std
 
@@ -55,12 +56,17 @@ def filled(page: Path) -> str:
 
     def replaced(found: re.Match[str]) -> str:
         kind, name, *rest = found["what"].split()
-        figures = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        figures = load(name)
         made = f"{circumstances(figures)}, `results/{name}.json`"
         lines = [*KINDS[kind](figures, *rest), "", made]
         return f"{found[1]}{chr(10).join(lines)}\n{found[3]}"
 
     return TABLE.sub(replaced, page.read_text(encoding="utf-8"))
+
+
+def load(name: str) -> Figures:
+    """Read the figures of a name."""
+    return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def circumstances(figures: Figures) -> str:
@@ -92,6 +98,27 @@ def summary(figures: Figures) -> list[str]:
         return []
     lines = ["", "| ratio or difference | value |", "|---|---|"]
     return lines + [f"| {name} | {value:.3g} |" for name, value in figures["summary"].items()]
+
+
+def costs(figures: Figures, *others: str) -> list[str]:
+    """Lay out time and peak memory of each method; torchreid's own for comparison."""
+    sizes, columns = [], []
+    for found in (figures, *map(load, others)):
+        rows = {row["row"]: row for row in found["rows"]}
+        queries, gallery, _ = next(iter(rows.values()))["size"]
+        sizes.append(f"{queries:,} × {gallery:,}")
+        columns.append(rows)
+    lines = [f"| method | mAP | rank-1 | {' | '.join(sizes)} |", "|---" * (3 + len(sizes)) + "|"]
+    shown = [row for row in figures["rows"] if "seconds_fit" in row]
+    shown += [row for row in figures["rows"] if row["row"] == "torchreid_re_ranking"]
+    for row in shown:
+        rates = [f"{100 * row[name]:.1f}" for name in ("mAP", "rank-1")]
+        cells = []
+        for rows in columns:
+            found = rows.get(row["row"])
+            cells.append(f"{found['seconds']:.2f} s, {found['peak_GB']:.2f} GB" if found else "")
+        lines.append(f"| `{row['row']}` | {' | '.join([*rates, *cells])} |")
+    return lines
 
 
 def online(figures: Figures) -> list[str]:
@@ -153,7 +180,7 @@ def spread(found: Figures | None, sign: str = "") -> str:
 
 
 KINDS: dict[str, Callable[..., list[str]]] = {
-    each.__name__: each for each in (rerank, online, growth, comparison)
+    each.__name__: each for each in (rerank, costs, online, growth, comparison)
 }
 
 

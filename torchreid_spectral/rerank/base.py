@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -20,12 +19,12 @@ from tqdm import tqdm
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional import top_k as nearest
 from torchreid_spectral.rerank import _store
+from torchreid_spectral.rerank._inputs import Array, as_cameras, as_features, like
 from torchreid_spectral.rerank._memory import check_memory
 from torchreid_spectral.search import Search, build_search
 
 __all__ = ["Reranker"]
 
-Array = Any  # numpy.ndarray or torch.Tensor: what comes in goes out
 BLOCK_ENTRIES = 2**26  # of a chunk's distances to the gallery: 256 MB
 
 
@@ -81,8 +80,8 @@ class Reranker(ABC):
             InputError: If the gallery is empty, not two-dimensional or not finite, if ``camids``
                 are not of its length, or if it does not fit into the memory.
         """  # noqa: DOC502
-        features = _features("gallery", gallery)
-        cameras = _cameras("camids", camids, len(features))
+        features = as_features("gallery", gallery)
+        cameras = as_cameras("camids", camids, len(features))
         needed = self._fit_memory(*features.shape) + self._search.index_memory(*features.shape)
         self._check_memory("fit", needed, features.device)
         self._gallery, self._camids = features, cameras
@@ -104,8 +103,8 @@ class Reranker(ABC):
             InputError: If the features do not fit the gallery, cameras are missing, or the memory
                 does not suffice.
         """
-        more = self._check_width("gallery", _features("gallery", gallery))
-        cameras = _cameras("camids", camids, len(more))
+        more = self._check_width("gallery", as_features("gallery", gallery))
+        cameras = as_cameras("camids", camids, len(more))
         if (cameras is None) != (self._camids is None):
             raise InputError("Give camids in fit and in add, or in neither.")
         count, width = self.gallery.shape
@@ -158,7 +157,7 @@ class Reranker(ABC):
         self._check_memory("rank", needed, features.device)
         parts = list(self._ranked(features, cameras, top_k, inductive))
         indices, distances = (torch.cat(part) for part in zip(*parts))
-        return _like(query, indices), _like(query, distances.float())
+        return like(query, indices), like(query, distances.float())
 
     def distance_matrix(
         self, query: Array, *, camids: Array | None = None, inductive: bool = False
@@ -179,7 +178,7 @@ class Reranker(ABC):
         distances = self.gallery.new_empty(len(query), len(self.gallery))
         for rows, block in self.iter_distances(query, camids=camids, inductive=inductive):
             distances[rows] = block
-        return _like(query, distances)
+        return like(query, distances)
 
     def iter_distances(
         self, query: Array, *, camids: Array | None = None, inductive: bool = False
@@ -318,8 +317,8 @@ class Reranker(ABC):
         return tqdm(parts, desc=f"{self.name}: {title}", disable=hidden, leave=False, delay=2)
 
     def _check_query(self, query: Array, camids: Array | None) -> tuple[Tensor, Tensor | None]:
-        features = self._check_width("query", _features("query", query))
-        cameras = _cameras("camids", camids, len(features))
+        features = self._check_width("query", as_features("query", query))
+        cameras = as_cameras("camids", camids, len(features))
         return features, None if cameras is None else cameras.to(self.gallery.device)
 
     def _check_width(self, name: str, features: Tensor) -> Tensor:
@@ -329,37 +328,3 @@ class Reranker(ABC):
                 f"{self.gallery.shape[1]}."
             )
         return features.to(self.gallery.device)
-
-
-def _features(name: str, values: Array) -> Tensor:
-    if isinstance(values, np.ndarray):  # torch takes no reversed and no read-only arrays
-        values = np.require(values, requirements=["C", "W"])
-    features = torch.as_tensor(values).detach()
-    if features.dim() != 2 or 0 in features.shape:
-        raise InputError(f"{name} must be (N, D) with N, D >= 1, got {tuple(features.shape)}.")
-    if not features.is_floating_point():
-        raise InputError(f"{name} must be floating point, got {features.dtype}.")
-    finite = features.isfinite().all(dim=1)
-    if not finite.all():
-        rows = (~finite).nonzero().flatten()[:5].tolist()
-        raise InputError(
-            f"{name} must be finite: {int((~finite).sum())} rows hold NaN or infinity, the first "
-            f"at index {rows}. Remove them or extract them anew."
-        )
-    return features.float()
-
-
-def _cameras(name: str, values: Array | None, count: int) -> Tensor | None:
-    if values is None:
-        return None
-    cameras = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    if cameras.shape != (count,):
-        raise InputError(
-            f"{name} must have shape ({count},), one a row of the features, got "
-            f"{tuple(cameras.shape)}."
-        )
-    return cameras
-
-
-def _like(example: Array, result: Tensor) -> Array:
-    return result if isinstance(example, Tensor) else np.asarray(result.cpu())

@@ -54,6 +54,7 @@ WALKED = ("distributions", "features", "scores")
 GRAPHS = ("mutual", "knn")
 WEIGHTS = ("cosine", "jaccard")
 NORMALIZATIONS = ("row", "symmetric")
+ROWS_AT_ONCE = 32768  # of a sparse product
 
 
 class GraphWalk(JointReranker):
@@ -142,9 +143,8 @@ class GraphWalk(JointReranker):
                 new = (averaging @ walk.states(start)[-1])[count:].T
                 yield rows, self._mixed(query[rows], torch.from_numpy(new).to(query))
             return
-        start = self._start(torch.cat([query, self._search.features]))
-        walked = averaging @ walk.states(start)[-1]
-        yield from self._compared(query, walked[:count], walked[count:])
+        state = walk.states(self._start(count + len(self.gallery), query))[-1]
+        yield from self._compared(query, averaging[:count] @ state, averaging[count:], state)
 
     def _alone(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         walk, averaging, states = self._gallery_walk()
@@ -166,7 +166,7 @@ class GraphWalk(JointReranker):
         if near.shape[1]:
             walked = mine + adjacency(near, columns=len(self.gallery)) @ states[-1]
         walked = walked / (near.shape[1] + 1)
-        yield from self._compared(query, walked, averaging @ states[-1])
+        yield from self._compared(query, walked, averaging, states[-1])
 
     def _gallery_walk(self) -> tuple[Walk, Csr, list[Any]]:
         """Walk on the gallery alone, once."""
@@ -177,7 +177,7 @@ class GraphWalk(JointReranker):
             walk = Walk(graph, self.normalization, self.steps, self.restart)
             states = []
             if self.walked != "scores":
-                states = walk.states(self._start(self._search.features, extra=1))
+                states = walk.states(self._start(len(self.gallery), extra=1))
             self._cache = walk, self._averaging(indices), states
         return self._cache
 
@@ -188,11 +188,11 @@ class GraphWalk(JointReranker):
         near = indices[:, : self.num_averaged]
         return adjacency(near, np.full(near.shape, 1 / near.shape[1]))
 
-    def _start(self, nodes: Tensor, extra: int = 0) -> Any:  # noqa: ANN401 (dense or CSR)
+    def _start(self, count: int, query: Tensor | None = None, extra: int = 0) -> Any:  # noqa: ANN401
         """Give the features, or where each node is; ``extra`` columns stay empty."""
         if self.walked == "features":
-            return nodes.cpu().numpy()
-        count = len(nodes)
+            nodes = self._search.features
+            return (nodes if query is None else torch.cat([query, nodes])).cpu().numpy()
         return adjacency(np.arange(count)[:, None], columns=count + extra)
 
     def _own_start(self, query: Tensor) -> Any:  # noqa: ANN401 (dense or CSR)
@@ -211,13 +211,20 @@ class GraphWalk(JointReranker):
     def _similarities(self, nodes: Tensor, query: Tensor) -> NDArray[np.float32]:
         return (1 - PREPARED_METRICS[self.metric](nodes, query)).cpu().numpy()
 
-    def _compared(self, query: Tensor, left: Any, right: Any) -> Iterator[tuple[slice, Tensor]]:  # noqa: ANN401
-        """Compare rows by their cosine, sparse or dense."""
-        left, right = _units(left), _units(right)
-        right = right.T.tocsr() if sparse.issparse(right) else np.ascontiguousarray(right.T)
+    def _compared(
+        self, query: Tensor, left: Any, averaging: Csr, state: Any  # noqa: ANN401
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Compare rows with those of ``averaging @ state`` by their cosine, sparse or dense."""
+        if sparse.issparse(state):  # their product would be several times as large as they are
+            scale, left = 1 / _product_lengths(averaging, state), _scaled(left)
+            state, averaging = state.T.tocsr(), averaging.T.tocsr()
+            for rows in self._slices(len(query)):
+                cosine = ((left[rows] @ state) @ averaging).toarray() * scale
+                yield rows, self._mixed(query[rows], torch.from_numpy(cosine).to(query))
+            return
+        left, right = (_units(rows) for rows in (left, averaging @ state))
         for rows in self._slices(len(query)):
-            cosine = left[rows] @ right
-            cosine = cosine.toarray() if sparse.issparse(cosine) else cosine
+            cosine = left[rows] @ right.T
             yield rows, self._mixed(query[rows], torch.from_numpy(cosine).to(query))
 
     def _mixed(self, query: Tensor, similarity: Tensor) -> Tensor:
@@ -246,19 +253,30 @@ class GraphWalk(JointReranker):
     def _graph_memory(self, nodes: int) -> int:
         width = self.gallery.shape[1]
         lists, edges = 28 * nodes * self._depth, 24 * nodes * self.k
-        reached = 12 * nodes * self.k * min(self.num_averaged, 4) ** min(self.steps, 2)
-        walked = reached if self.walked == "distributions" else 12 * nodes * width
-        return int(lists + edges + 2 * walked + 4 * nodes * width)
+        reached = 16 * nodes * self.k ** min(self.steps, 2)
+        walked = reached if self.walked == "distributions" else 24 * nodes * width
+        return int(lists + edges + walked)
 
 
-def _units(rows: Any) -> Any:  # noqa: ANN401 (dense or CSR)
+def _units(rows: NDArray[Any]) -> NDArray[Any]:
+    return prepared_rows(torch.from_numpy(np.asarray(rows)), "cosine").numpy()
+
+
+def _scaled(rows: Csr) -> Csr:
     """Scale rows to length one; zero rows stay."""
-    if not sparse.issparse(rows):
-        return prepared_rows(torch.from_numpy(np.asarray(rows)), "cosine").numpy()
-    squares = rows.copy()
-    squares.data = squares.data**2
-    length = np.sqrt(row_sums(squares))
-    return (diagonal(1 / np.maximum(length, np.finfo(np.float32).tiny)) @ rows).tocsr()
+    return (diagonal(1 / _lengths(rows.copy())) @ rows).tocsr()
+
+
+def _product_lengths(averaging: Csr, state: Csr) -> NDArray[np.float32]:
+    starts = range(0, averaging.shape[0], ROWS_AT_ONCE)
+    parts = (averaging[start : start + ROWS_AT_ONCE] @ state for start in starts)
+    return np.concatenate([_lengths(part) for part in parts])
+
+
+def _lengths(rows: Csr) -> NDArray[np.float32]:
+    """Compute the lengths of rows, those of zero rows as tiny; the rows are overwritten."""
+    rows.data **= 2
+    return np.sqrt(row_sums(rows)).clip(np.finfo(np.float32).tiny)
 
 
 def _check_numbers(

@@ -52,14 +52,13 @@ from torch import Tensor
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import PREPARED_METRICS
 from torchreid_spectral.functional.ranking import rank_prepared
+from torchreid_spectral.rerank._encoding import PAIRS_AT_ONCE, expand, known, resized, shared
 from torchreid_spectral.rerank._joint import JointReranker
 from torchreid_spectral.rerank._neighbours import Neighbours
 from torchreid_spectral.rerank._sparse import Csr, adjacency, mutual
 from torchreid_spectral.search import Search
 
 __all__ = ["KReciprocal"]
-
-PAIRS_AT_ONCE = 2**21  # of two non-zeros in one column, and of features: bounds the memory
 
 
 class KReciprocal(JointReranker):
@@ -153,7 +152,7 @@ class KReciprocal(JointReranker):
         )[:, : self.k1 + 1]
         reciprocal = adjacency(near[:, : self.k1 + 1], mine, columns=count + 1)
         reciprocal.eliminate_zeros()
-        members = _expand(reciprocal, graph.half)
+        members = expand(reciprocal, graph.half)
         rows = np.repeat(np.arange(len(query)), np.diff(members.indptr))
         distances = query.new_zeros(len(rows))
         others = np.flatnonzero(members.indices < count)
@@ -179,9 +178,9 @@ class KReciprocal(JointReranker):
             everyone = near.distances.new_full((count,), float("inf"))
             reach = everyone if short else near.distances[:, self.k1]
             self._alone_cache = _GalleryGraph(
-                half=_resized(half, wide),
-                members=_resized(members, (count, count + 1)),
-                by_column=_resized(encoding.T.tocsr(), (count + 1, count)),
+                half=resized(half, wide),
+                members=resized(members, (count, count + 1)),
+                by_column=resized(encoding.T.tocsr(), (count + 1, count)),
                 reach=reach,
             )
         return self._alone_cache
@@ -194,9 +193,9 @@ class KReciprocal(JointReranker):
     ) -> tuple[Csr, Csr]:
         """Give the half sets, and the rows of V before they are averaged."""
         half = mutual(indices[:, : self._half + 1])
-        members = _expand(mutual(indices[:, : self.k1 + 1]), half)
+        members = expand(mutual(indices[:, : self.k1 + 1]), half)
         rows = np.repeat(np.arange(members.shape[0]), np.diff(members.indptr))
-        distances, missing = _known(near, indices, rows, members.indices)
+        distances, missing = known(near, indices, rows, members.indices)
         self._measure(distances, missing, nodes, rows, nodes, members.indices)
         self._weigh(members, rows, distances, near.farthest)
         return half, members
@@ -249,9 +248,9 @@ class KReciprocal(JointReranker):
         for rows in self._slices(len(query)):
             original = PREPARED_METRICS[self.metric](query[rows], self._search.features)
             original = self._normalize(original, farthest[rows, None])
-            shared = torch.from_numpy(_shared(encoding[rows], by_column)).to(original)
-            shared.clamp_max_(1)  # by rounding it may be more
-            jaccard = shared.div_(2 - shared).neg_().add_(1)
+            common = torch.from_numpy(shared(encoding[rows], by_column)).to(original)
+            common.clamp_max_(1)  # by rounding it may be more
+            jaccard = common.div_(2 - common).neg_().add_(1)
             jaccard.mul_(1 - self.lambda_value)
             yield rows, jaccard.add_(original, alpha=self.lambda_value)
 
@@ -272,59 +271,3 @@ class _GalleryGraph:
     members: Csr
     by_column: Csr
     reach: Tensor
-
-
-def _known(
-    near: Neighbours, indices: NDArray[np.int64], rows: NDArray[Any], columns: NDArray[Any]
-) -> tuple[Tensor, NDArray[np.int64]]:
-    """Look up the distance of pairs of nodes; the places of those that are no neighbours."""
-    known, n = adjacency(indices, np.zeros(indices.shape)), len(indices)
-    known.data = np.arange(known.nnz)
-    known.sort_indices()
-    keys = np.repeat(np.arange(n), np.diff(known.indptr)) * n + known.indices
-    wanted = rows.astype(np.int64) * n + columns
-    place = np.searchsorted(keys, wanted)  # in range: the last node is its own neighbour
-    found = keys[place] == wanted
-    slots = torch.from_numpy(known.data[place]).to(near.distances.device)
-    return near.distances.flatten()[slots], np.flatnonzero(~found)
-
-
-def _expand(reciprocal: Csr, half: Csr) -> Csr:
-    """Add to each row's set the half sets of its members that overlap with it by over 2/3."""
-    overlap = (reciprocal @ half).multiply(reciprocal).tocsr()  # half is symmetric
-    sizes = half.sum(axis=1)
-    overlap.data = (3 * overlap.data > 2 * sizes[overlap.indices]).astype(np.float32)
-    overlap.eliminate_zeros()
-    members = (reciprocal + overlap @ half).tocsr()
-    members.sort_indices()
-    return members
-
-
-def _resized(graph: Csr, shape: tuple[int, int]) -> Csr:
-    """Add empty rows and columns at the end."""
-    ends = np.full(shape[0] - graph.shape[0], graph.indptr[-1])
-    indptr = np.concatenate([graph.indptr, ends])
-    return sparse.csr_array((graph.data, graph.indices, indptr), shape=shape)
-
-
-def _shared(encoding: Csr, by_column: Csr) -> NDArray[np.float32]:
-    """Sum the minima of some rows and all columns of the inverted index."""
-    shared = np.empty((encoding.shape[0], by_column.shape[1]), dtype=np.float32)
-    pairs = np.diff(by_column.indptr).astype(np.int64)[encoding.indices]
-    pairs = np.concatenate([[0], np.cumsum(pairs)])[encoding.indptr]
-    start = 0
-    while start < len(shared):
-        limit = np.searchsorted(pairs, pairs[start] + PAIRS_AT_ONCE, side="right") - 1
-        stop = max(start + 1, int(limit))
-        _sum_minima(encoding[start:stop], by_column, shared[start:stop])
-        start = stop
-    return shared
-
-
-def _sum_minima(encoding: Csr, by_column: Csr, out: NDArray[np.float32]) -> None:
-    """Write into ``out`` the sum over columns of the smaller of two rows' entries."""
-    lists = by_column[encoding.indices]  # one row for each non-zero: who has that column too
-    minima = np.minimum(lists.data, np.repeat(encoding.data, np.diff(lists.indptr)))
-    # The rows of one query joined are one row with repeated columns, which toarray adds up.
-    joined = (minima, lists.indices, lists.indptr[encoding.indptr])
-    sparse.csr_array(joined, shape=out.shape).toarray(out=out)

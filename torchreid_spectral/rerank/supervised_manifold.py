@@ -34,7 +34,7 @@ from torch import Tensor
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional import transition_matrix
 from torchreid_spectral.rerank._head import HeadReranker
-from torchreid_spectral.rerank.base import Array
+from torchreid_spectral.rerank._inputs import Array
 from torchreid_spectral.search import Search
 
 __all__ = ["SupervisedManifold"]

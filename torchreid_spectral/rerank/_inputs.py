@@ -1,0 +1,49 @@
+"""What users hand to a re-ranker: checked, as tensors, and given back as it came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchreid_spectral.errors import InputError
+
+__all__ = ["Array", "as_cameras", "as_features", "like"]
+
+Array = Any  # numpy.ndarray or torch.Tensor: what comes in goes out
+
+
+def as_features(name: str, values: Array) -> Tensor:
+    if isinstance(values, np.ndarray):  # torch takes no reversed and no read-only arrays
+        values = np.require(values, requirements=["C", "W"])
+    features = torch.as_tensor(values).detach()
+    if features.dim() != 2 or 0 in features.shape:
+        raise InputError(f"{name} must be (N, D) with N, D >= 1, got {tuple(features.shape)}.")
+    if not features.is_floating_point():
+        raise InputError(f"{name} must be floating point, got {features.dtype}.")
+    finite = features.isfinite().all(dim=1)
+    if not finite.all():
+        rows = (~finite).nonzero().flatten()[:5].tolist()
+        raise InputError(
+            f"{name} must be finite: {int((~finite).sum())} rows hold NaN or infinity, the first "
+            f"at index {rows}. Remove them or extract them anew."
+        )
+    return features.float()
+
+
+def as_cameras(name: str, values: Array | None, count: int) -> Tensor | None:
+    if values is None:
+        return None
+    cameras = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    if cameras.shape != (count,):
+        raise InputError(
+            f"{name} must have shape ({count},), one a row of the features, got "
+            f"{tuple(cameras.shape)}."
+        )
+    return cameras
+
+
+def like(example: Array, result: Tensor) -> Array:
+    return result if isinstance(example, Tensor) else np.asarray(result.cpu())
