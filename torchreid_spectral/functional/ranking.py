@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,7 @@ from torchreid_spectral.functional.distance import METRICS, PREPARED_METRICS, pr
 TILE_SIZE = 16384
 TILES_BEFORE_MERGE = 16  # bounds the candidates of a row to this many times k
 
-__all__ = ["merge_top_k", "rank_prepared", "rank_top_k", "top_k"]
+__all__ = ["collected", "merge_top_k", "rank_prepared", "rank_top_k", "top_k"]
 
 
 def top_k(
@@ -78,6 +79,30 @@ def _topk(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, columns
 
 
+def collected(parts: Iterable[tuple[Tensor, ...]], count: int) -> tuple[Tensor, ...]:
+    """Join tuples of tensors along their first dimension, as they come.
+
+    What keeps small tensors between large temporaries keeps the allocator from using the room of
+    those again: over many parts that is gigabytes. Here the joined tensors are made at once.
+
+    Args:
+        parts: At least one; tensors ``(n, ...)``, the rest of the shape the same in each.
+        count: Rows of all together.
+
+    Returns:
+        Tensors ``(count, ...)``.
+    """
+    joined: tuple[Tensor, ...] = ()
+    start = 0
+    for part in parts:
+        joined = joined or tuple(each.new_empty(count, *each.shape[1:]) for each in part)
+        stop = start + len(part[0])
+        for whole, each in zip(joined, part):
+            whole[start:stop] = each
+        start = stop
+    return joined
+
+
 def merge_top_k(
     indices: Int[Tensor, "*batch M"], distances: Float[Tensor, "*batch M"], k: int
 ) -> tuple[Int[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
@@ -126,12 +151,12 @@ def rank_top_k(
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
     query, gallery = prepared_rows(query, metric), prepared_rows(gallery, metric)
-    parts = [
-        rank_prepared(chunk, gallery, k, metric=metric, tile_size=tile_size)
+    parts = (
+        rank_prepared(chunk, gallery, k, metric=metric, tile_size=tile_size, farthest=False)[:2]
         for chunk in query.split(chunk_size)
-    ]
-    indices, distances, _ = zip(*parts)
-    return torch.cat(indices), torch.cat(distances)
+    )
+    indices, distances = collected(parts, len(query))
+    return indices, distances
 
 
 def rank_prepared(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.functional.ranking import merge_top_k, rank_prepared
+from torchreid_spectral.functional.ranking import collected, merge_top_k, rank_prepared
 from torchreid_spectral.search import ExactSearch, Search
 
 __all__ = ["Neighbours"]
 
+Parts = Iterator[tuple[Tensor, Tensor, Tensor]]
 Bar = Callable[[Iterable[Any], str], Iterable[Any]]
 ROWS_AT_ONCE = 512
 
@@ -49,18 +50,18 @@ class Neighbours:
         Raises:
             InputError: If the farthest is needed and the search cannot tell.
         """
-        parts = []
-        for rows in bar(_slices(len(search.features)), "neighbours"):
-            units = search.features[rows]
-            if isinstance(search, ExactSearch):
-                metric, first = search.metric, rows.start
-                parts.append(
-                    rank_prepared(units, search.features, k, metric=metric, first=first)
-                )
-            else:
-                near = _itself_first(*search.nearest(units, k), rows.start)
-                parts.append((*near, _farthest(search, units, farthest)))
-        return Neighbours(*(torch.cat(part) for part in zip(*parts)))
+
+        def lists() -> Parts:
+            for rows in bar(_slices(len(search.features)), "neighbours"):
+                units, first = search.features[rows], rows.start
+                if isinstance(search, ExactSearch):
+                    metric = search.metric
+                    yield rank_prepared(units, search.features, k, metric=metric, first=first)
+                else:
+                    near = _itself_first(*search.nearest(units, k), first)
+                    yield *near, _farthest(search, units, farthest)
+
+        return Neighbours(*collected(lists(), len(search.features)))
 
     def extended(self, search: Search, count: int, k: int, bar: Bar) -> Neighbours:
         """Add what the search was given after the first ``count`` features.
@@ -81,13 +82,14 @@ class Neighbours:
             raise InputError(f"The lists are of {len(self.indices)} images, not of {count}.")
         metric, more = search.metric, search.features[count:]
         old = self._with_others(search.features[:count], more, metric, k, count, bar, first=False)
-        parts = [(old.indices, old.distances, old.farthest)]
-        for rows in bar(_slices(len(more)), "new neighbours"):
-            first = count + rows.start
-            parts.append(
-                rank_prepared(more[rows], search.features, k, metric=metric, first=first)
-            )
-        return Neighbours(*(torch.cat(part) for part in zip(*parts)))
+
+        def lists() -> Parts:
+            yield old.indices, old.distances, old.farthest
+            for rows in bar(_slices(len(more)), "new neighbours"):
+                first = count + rows.start
+                yield rank_prepared(more[rows], search.features, k, metric=metric, first=first)
+
+        return Neighbours(*collected(lists(), len(search.features)))
 
     def joined(self, search: Search, query: Tensor, k: int, bar: Bar) -> Neighbours:
         """Give the lists of the graph whose nodes are the queries and then the gallery.
@@ -102,19 +104,21 @@ class Neighbours:
             Lists of ``Q + G`` nodes.
         """
         metric, shift = search.metric, len(query)
-        tops = []
-        for rows in bar(_slices(len(query)), "queries' neighbours"):
-            among = rank_prepared(query[rows], query, k, metric=metric, first=rows.start)
-            if isinstance(search, ExactSearch):
-                found = rank_prepared(query[rows], search.features, k, metric=metric)
-            else:
-                near = search.nearest(query[rows], k)
-                found = (*near, _farthest(search, query[rows], bool(self.farthest.any())))
-            tops.append(_merged(among, found, shift, k))
-        shifted = Neighbours(self.indices + shift, self.distances, self.farthest)
-        gallery = shifted._with_others(search.features, query, metric, k, 0, bar, first=True)
-        tops.append((gallery.indices, gallery.distances, gallery.farthest))
-        return Neighbours(*(torch.cat(part) for part in zip(*tops)))
+
+        def lists() -> Parts:
+            for rows in bar(_slices(len(query)), "queries' neighbours"):
+                among = rank_prepared(query[rows], query, k, metric=metric, first=rows.start)
+                if isinstance(search, ExactSearch):
+                    found = rank_prepared(query[rows], search.features, k, metric=metric)
+                else:
+                    near = search.nearest(query[rows], k)
+                    found = (*near, _farthest(search, query[rows], bool(self.farthest.any())))
+                yield _merged(among, found, shift, k)
+            shifted = Neighbours(self.indices + shift, self.distances, self.farthest)
+            gallery = shifted._with_others(search.features, query, metric, k, 0, bar, first=True)
+            yield gallery.indices, gallery.distances, gallery.farthest
+
+        return Neighbours(*collected(lists(), len(query) + len(search.features)))
 
     def _with_others(
         self,
@@ -128,12 +132,14 @@ class Neighbours:
         first: bool,
     ) -> Neighbours:
         """Let other nodes into the lists; ``first``: they have the lower numbers."""
-        parts = []
-        for rows in bar(_slices(len(mine)), "gallery's neighbours"):
-            found = rank_prepared(mine[rows], others, k, metric=metric)
-            own = self.indices[rows], self.distances[rows], self.farthest[rows]
-            parts.append(_merged(found, own, 0, k) if first else _merged(own, found, shift, k))
-        return Neighbours(*(torch.cat(part) for part in zip(*parts)))
+
+        def lists() -> Parts:
+            for rows in bar(_slices(len(mine)), "gallery's neighbours"):
+                found = rank_prepared(mine[rows], others, k, metric=metric)
+                own = self.indices[rows], self.distances[rows], self.farthest[rows]
+                yield _merged(found, own, 0, k) if first else _merged(own, found, shift, k)
+
+        return Neighbours(*collected(lists(), len(mine)))
 
     def state(self) -> dict[str, Tensor]:
         """Give the tensors to save."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional import top_k as nearest
+from torchreid_spectral.functional.ranking import collected
 from torchreid_spectral.rerank import _store
 from torchreid_spectral.rerank._inputs import Array, as_cameras, as_features, like
 from torchreid_spectral.rerank._memory import check_memory
@@ -155,8 +156,8 @@ class Reranker(ABC):
         top_k = min(top_k, len(self.gallery))
         needed = self.estimate_memory(len(features), top_k)
         self._check_memory("rank", needed, features.device)
-        parts = list(self._ranked(features, cameras, top_k, inductive))
-        indices, distances = (torch.cat(part) for part in zip(*parts))
+        parts = self._ranked(features, cameras, top_k, inductive)
+        indices, distances = collected(parts, len(features))
         return like(query, indices), like(query, distances.float())
 
     def distance_matrix(

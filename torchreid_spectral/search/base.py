@@ -10,7 +10,7 @@ from torch.nn.functional import embedding
 
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS, prepared_rows
-from torchreid_spectral.functional.ranking import rank_prepared
+from torchreid_spectral.functional.ranking import collected, rank_prepared
 
 __all__ = ["Search"]
 
@@ -95,9 +95,9 @@ class Search(ABC):
             fewer fills up with the exact answer for that query.
         """
         rows = prepared_rows(query, self.metric)
-        parts = [self._nearest(chunk, k) for chunk in rows.split(self.chunk_size)]
-        indices, distances = zip(*parts)
-        return torch.cat(indices), torch.cat(distances)
+        parts = (self._nearest(chunk, k) for chunk in rows.split(self.chunk_size))
+        indices, distances = collected(parts, len(rows))
+        return indices, distances
 
     def rows(self, indices: Tensor) -> Tensor:
         """Give the prepared features at some indices.
