@@ -1,8 +1,8 @@
 """How far ONNX Runtime is from PyTorch, for one backbone of each of torchreid's families.
 
-Each model has random weights and running statistics; it is exported as tools/export.py does and
-run on batches that the export has not seen. Shown are the largest difference of a feature, and the
-same relative to the largest feature.
+Each model has random weights, and the running statistics that noise gives it; it is exported as
+tools/export.py does, with features of unit length, and run on a batch that the export has not
+seen. Shown are the largest difference, and the same relative to the largest feature.
 
 Example:
     python benchmarks/onnx_parity.py --out parity.json
@@ -98,25 +98,34 @@ def measure(name: str, batch: int) -> dict[str, Any]:
     """Export one spectral model and compare it."""
     import torchreid_spectral as ts
     from torchreid_spectral.inference import Settings
-    from torchreid_spectral.inference.export import export, onnx_difference
+    from torchreid_spectral.inference.export import FeatureNetwork, export, onnx_difference
 
     torch.manual_seed(0)
     size = SIZES.get(name, (128, 64))
-    model = ts.build_model(f"spectral_{name}", 4, pretrained=False, use_gpu=False).eval()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
+    model = ts.build_model(f"spectral_{name}", 4, pretrained=False, use_gpu=False)
+    settle(model, torch.randn(8, 3, *size))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
-            export(model, Settings(name, *size), path, form="onnx")
+            export(model, Settings(name, *size, normalize=True), path, form="onnx")
         except InputError as error:
             return {"error": str(error)}
         seconds = time.perf_counter() - started
-        difference, largest = onnx_difference(path, model, torch.randn(batch, 3, *size))
+        network, images = FeatureNetwork(model, unit=True), torch.randn(batch, 3, *size)
+        difference, largest = onnx_difference(path, network, images)
     return {"difference": difference, "relative": difference / largest, "seconds": seconds}
+
+
+@torch.no_grad()
+def settle(model: torch.nn.Module, images: torch.Tensor) -> None:
+    """Let running statistics be those of these images, so that features are of a usual size."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = None  # the plain average of what was seen
+    model.train()
+    model(images)
+    model.eval()
 
 
 if __name__ == "__main__":

@@ -171,6 +171,14 @@ def test_attention_rows_of_pixels():
     assert activation.attention_rows(torch.nn.Conv2d(4, 4, 1), x) is None
 
 
+def test_mark_is_drawn_at_its_cell():
+    plain = Image.new("RGB", (60, 120), (90, 90, 90))
+    heat = np.zeros((4, 3))
+    marked = np.asarray(activation.overlay(plain, heat, (1, 2)), int)
+    changed = np.argwhere(marked != np.asarray(activation.overlay(plain, heat), int))
+    assert changed[:, :2].mean(0) == pytest.approx((1.5 * 30, 2.5 * 20), abs=1)
+
+
 def test_batch_is_fixed_and_draws_nothing(torchreid, pictures):
     import torchreid_spectral as ts
 
@@ -204,7 +212,7 @@ def test_written_after_training_and_again_from_the_folder(trained, tmp_path, cap
         assert f'<section id="{key}">' in text, key
     for title in ("before training", "early: after epoch 1", "after training"):
         assert f"<!-- {title} -->" in text
-    assert "Where the centre pixel attends to" in text
+    assert "Where the marked pixel attends to" in text
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     (copy / "report.html").unlink()
@@ -223,7 +231,10 @@ VIDEO = {"num_train_ids": 4, "num_test_ids": 6, "num_cameras": 3, "tracklets_per
          "min_frames": 2, "max_frames": 4, "height": 64, "width": 32}  # fmt: skip
 
 
-@pytest.mark.parametrize("attention", ["[]", "[{'after': 'conv4', 'over': 'frames'}]"])
+FRAMES = "[{'after': 'conv4', 'over': 'frames'}]"
+
+
+@pytest.mark.parametrize("attention", ["[]", pytest.param(FRAMES, marks=pytest.mark.slow)])
 def test_report_of_tracklets(torchreid, tmp_path, capsys, attention):
     pairs = {
         "data.root": tmp_path / "data", "data.save_dir": tmp_path / "log", "data.workers": 0,

@@ -18,6 +18,8 @@ from torchreid_spectral.inference.weights import Settings
 __all__ = ["FORMATS", "FeatureNetwork", "export", "model_card", "onnx_difference"]
 
 OPSET = 18
+# pool with a kernel as large as the map, or (the last) fix the batch size
+NOT_TRACED = {"HACNN", "NASNetAMobile", "PCB", "ShuffleNet", "ShuffleNetV2"}
 TOLERANCE = 1e-4  # of ONNX Runtime against PyTorch, relative to the largest feature
 
 
@@ -180,16 +182,16 @@ def onnx_difference(path: str | Path, network: nn.Module, images: Tensor) -> tup
 def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
     """Write with the exporter that traces, or, where it cannot, with the newer one.
 
-    The first takes a tenth of the time, but fails where a pooling's kernel is as large as the
-    map, and prints its whole graph then. What is written is run and compared before it is kept.
+    The first takes a tenth of the time, but cannot write some backbones with a batch of any size
+    and prints its whole graph then. What is written is run and compared before it is kept.
 
     Raises:
         InputError: If neither can.
     """
     require_extra("onnxruntime", "export", "Export to ONNX")
     require_extra("onnx", "export", "Export to ONNX")
-    whole_map = {"HACNN", "PCB", "ShuffleNet"} & {c.__name__ for c in type(network.model).__mro__}
-    for newer in (True,) if whole_map else (False, True):
+    untraceable = NOT_TRACED & {kind.__name__ for kind in type(network.model).__mro__}
+    for newer in (True,) if untraceable else (False, True):
         if newer:
             require_extra("onnxscript", "export", "Export of this backbone to ONNX")
         try:

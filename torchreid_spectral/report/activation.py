@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from torchreid_spectral.errors import InputError
@@ -93,12 +93,15 @@ def attention_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[int,
     return (row / row.amax((1, 2), keepdim=True).clamp_min(1e-12)).cpu(), centre
 
 
-def overlay(picture: Image.Image, heat: NDArray[Any]) -> Image.Image:
+def overlay(
+    picture: Image.Image, heat: NDArray[Any], mark: tuple[int, int] | None = None
+) -> Image.Image:
     """Lay a map over a picture.
 
     Args:
         picture: The picture.
         heat: ``(h, w)`` in [0, 1].
+        mark: Row and column of the map that a ring is drawn around.
 
     Returns:
         The mixture, as large as the picture.
@@ -106,7 +109,17 @@ def overlay(picture: Image.Image, heat: NDArray[Any]) -> Image.Image:
     coloured = matplotlib.colormaps["viridis"](heat)[..., :3]
     layer = Image.fromarray((255 * coloured).astype(np.uint8))
     layer = layer.resize(picture.size, Image.Resampling.BICUBIC)
-    return Image.blend(picture.convert("RGB"), layer, 0.55)
+    mixed = Image.blend(picture.convert("RGB"), layer, 0.55)
+    if mark is not None:
+        pen = ImageDraw.Draw(mixed)
+        x, y = (
+            (place + 0.5) * whole / cells
+            for place, whole, cells in zip(mark[::-1], picture.size, heat.shape[::-1])
+        )
+        radius = picture.size[0] / 16
+        for ring, colour in ((radius + 1, "black"), (radius, "white")):
+            pen.ellipse((x - ring, y - ring, x + ring, y + ring), outline=colour)
+    return mixed
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def write_comparison(
                                     "difference to the first config is paired by seed.",
                                     _table(rows, summary)))  # fmt: skip
             try:
-                drawn = save(_figure(rows), out / "figures", key, f"figures of {title}")
+                drawn = save(_figure(rows), out / "figures", key, f"figures of {title}",
+                             narrow=_figure(rows, 1))  # fmt: skip
                 sections[-1].body += drawn
             except Exception as error:  # the table is worth more than its picture
                 logger.warning("The figure of %s failed: %s", title, error)
@@ -57,7 +58,7 @@ def write_comparison(
                 sections.append(Section(f"embedding-{name}", f"Embedding: {name}", "The same "
                                         "identities by the first config, by this one, and after "
                                         f"its post-processing ({folder.name}).",
-                                        f"<figure>{svg}</figure>"))  # fmt: skip
+                                        f'<figure class="scroll">{svg}</figure>'))  # fmt: skip
     page = render("Comparison", f"differences to {summary['baseline']}", sections)
     path = out / "report.html"
     write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
@@ -88,17 +89,20 @@ def _interval(spread: Mapping[str, Any] | None) -> str:
     return f"{low:+.2f} to {high:+.2f}"
 
 
-def _figure(rows: Mapping[str, Any]) -> Figure:
+def _figure(rows: Mapping[str, Any], columns: int = 2) -> Figure:
     """Draw every seed as a point and the mean as a line, so that spreads are seen as they are."""
-    figure = Figure(figsize=(8, 1.2 + 0.5 * len(rows)), layout="constrained")
+    lines = len(SHOWN) // columns
+    size = (4.3 * columns, lines * (1.2 + 0.5 * len(rows)))
+    figure = Figure(figsize=size, layout="constrained")
     for column, name in enumerate(SHOWN):
-        axes = figure.add_subplot(1, len(SHOWN), column + 1)
+        axes = figure.add_subplot(lines, columns, column + 1)
         for place, (config, figures) in enumerate(rows.items()):
             values = [100 * value for value in figures[name]["by_seed"].values()]
             axes.plot(values, np.full(len(values), place), MARKERS[place % 8],
                       color=COLOURS[place % 8], label=config)  # fmt: skip
             axes.plot([100 * figures[name]["mean"]] * 2, [place - 0.3, place + 0.3], color="black")
-        axes.set_yticks(range(len(rows)), list(rows) if column == 0 else [""] * len(rows))
+        axes.set_yticks(range(len(rows)), list(rows) if column % columns == 0 else
+                        [""] * len(rows))  # fmt: skip
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(f"{name} in %")
         axes.grid(axis="x", alpha=0.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,13 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 HATCHES = ["", "//", "..", "xx"]
 LINES = ["-", "--", ":", "-."]
+WORDS = {"acc": "accuracy in %", "escape": "escape probability", "lr": "learning rate",
+         "images_per_second": "images a second"}  # fmt: skip
 
 
-def save(figure: Figure, folder: Path, name: str, alt: str) -> str:
+def save(
+    figure: Figure, folder: Path, name: str, alt: str, *, narrow: Figure | None = None
+) -> str:
     """Save a figure as SVG and PNG and give it as HTML.
 
     Args:
@@ -31,28 +35,46 @@ def save(figure: Figure, folder: Path, name: str, alt: str) -> str:
         folder: Where ``name.svg`` and ``name.png`` go.
         name: File name without ending.
         alt: What is seen, for those who do not see it.
+        narrow: The same with its panels below one another, shown on phones alone.
 
     Returns:
         HTML with the SVG inside.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    svg = _svg(figure, name)
+    figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    if narrow is None:
+        return _inline(svg, name, alt)
+    stacked = f"{name}-narrow"
+    return (
+        f'<div class="wide-only">{_inline(svg, name, alt)}</div>'
+        f'<div class="narrow-only">{_inline(_svg(narrow, stacked), stacked, alt)}</div>'
+    )
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """Draw as SVG; the same data give the same file: no date, and ids that the name decides."""
     buffer = io.StringIO()
-    # ids that differ from figure to figure, and no date: the same data give the same file
     with rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
-    (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
-    svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    return buffer.getvalue()
+
+
+def _inline(svg: str, name: str, alt: str) -> str:
+    """Give the element for a page, with ids that no other figure has."""
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
     return f"<figure>{svg}</figure>"
 
 
-def curves(history: Mapping[str, Curve]) -> Figure:
+def curves(history: Mapping[str, Curve], columns: int = 2) -> Figure:
     """Draw what the training wrote: losses, accuracies, escape probability, rate.
 
     Args:
         history: Tag to curve.
+        columns: Panels side by side.
 
     Returns:
         The figure, a panel a group of scalars.
@@ -64,7 +86,7 @@ def curves(history: Mapping[str, Curve]) -> Figure:
             continue
         group = next((word for word in ("loss", "acc") if name.startswith(word)), name)
         groups.setdefault(group if kind == "Train" else f"{kind} {group}", []).append(tag)
-    columns = min(2, len(groups))
+    columns = min(columns, len(groups))
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(4.6 * columns, 2.6 * rows), layout="constrained")
     for index, (group, tags) in enumerate(groups.items()):
@@ -74,7 +96,7 @@ def curves(history: Mapping[str, Curve]) -> Figure:
             marker = "o" if len(curve.steps) == 1 else None
             axes.plot(curve.steps, curve.values, lw=1.4, marker=marker, color=COLOURS[number % 8],
                       ls=LINES[number % 4], label=tag.partition("/")[2])  # fmt: skip
-        axes.set_title(group, fontsize=10)
+        axes.set_title(WORDS.get(group, group), fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         axes.grid(alpha=0.3)
         if len(tags) > 1:
@@ -92,18 +114,19 @@ def bars(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
         The figure.
     """
     names = [name for name in next(iter(metrics.values())) if "queries" not in name]
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(4.7, 3.2), layout="constrained")
     axes, width = figure.add_subplot(), 0.8 / len(metrics)
     for index, (view, values) in enumerate(metrics.items()):
         places = np.arange(len(names)) + (index - (len(metrics) - 1) / 2) * width
         drawn = axes.bar(places, [100 * values[name] for name in names], width * 0.94,
                          color=COLOURS[index], hatch=HATCHES[index % 4], edgecolor="white",
                          label=view_name(view))  # fmt: skip
-        axes.bar_label(drawn, fmt="%.1f", fontsize=8)
+        axes.bar_label(drawn, fmt="%.1f", fontsize=8 if len(metrics) < 3 else 6)
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("%")
-    axes.set_ylim(0, 125)
-    axes.legend(loc="upper left", ncols=len(metrics), fontsize=9)
+    axes.set_ylim(0, 108)
+    axes.set_yticks(range(0, 101, 20))
+    figure.legend(loc="outside upper center", ncols=2, fontsize=9)
     return figure
 
 
@@ -116,7 +139,7 @@ def cmc(lines: Mapping[str, NDArray[np.float32]]) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(4.7, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for index, (view, values) in enumerate(lines.items()):
         values = values[:20]
@@ -131,20 +154,26 @@ def cmc(lines: Mapping[str, NDArray[np.float32]]) -> Figure:
     return figure
 
 
-def affinity(panels: Mapping[str, NDArray[Any]], labels: Sequence[int]) -> Figure:
+def affinity(
+    panels: Mapping[str, NDArray[Any]], labels: Sequence[int], columns: int = 3
+) -> Figure:
     """Draw similarities of one batch, sorted by identity.
 
     Args:
         panels: Title to ``(B, B)`` cosines.
         labels: ``(B,)`` identity of each, sorted.
+        columns: Panels side by side.
 
     Returns:
         The figure; lines separate the identities.
     """
-    figure = Figure(figsize=(4.2 * len(panels), 3.9), layout="constrained")
+    columns, rows = _grid(len(panels), columns)
+    below = columns == 1 < rows
+    size = (3.8 * columns, 4.0 * rows + 0.7 if below else 3.5 * rows)
+    figure = Figure(figsize=size, layout="constrained")
     edges = np.flatnonzero(np.diff(np.asarray(labels))) + 0.5
     for index, (title, matrix) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), index + 1)
+        axes = figure.add_subplot(rows, columns, index + 1)
         image = axes.imshow(matrix, vmin=-0.2, vmax=1, cmap="cividis", interpolation="nearest")
         for edge in edges:
             axes.axhline(edge, color="white", lw=0.6)
@@ -152,7 +181,8 @@ def affinity(panels: Mapping[str, NDArray[Any]], labels: Sequence[int]) -> Figur
         axes.set_title(title, fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="cosine")
+    figure.colorbar(image, ax=figure.axes, label="cosine", shrink=0.8,
+                    location="bottom" if below else "right")  # fmt: skip
     return figure
 
 
@@ -170,7 +200,7 @@ def histogram(
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(4.9, 3.2), layout="constrained")
     axes = figure.add_subplot()
     edges = np.linspace(0, max(float(same.max()), float(different.max())) or 1.0, 60).tolist()
     for values, colour, hatch, label in (
@@ -187,33 +217,40 @@ def histogram(
 
 
 def scatter(
-    panels: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], shown: Callable[[int], str] = str
+    panels: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], columns: int = 3
 ) -> Figure:
     """Draw embeddings of the same identities side by side, coloured and shaped alike.
 
     Args:
         panels: Title to points ``(N, 2)`` and identities ``(N,)``.
-        shown: Identity to its word in the legend.
+        columns: Panels side by side.
 
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(4.1 * len(panels), 4.4), layout="constrained")
+    columns, rows = _grid(len(panels), columns)
+    figure = Figure(figsize=(3.8 * columns, 3.6 * rows + 0.6), layout="constrained")
     people = sorted({int(pid) for _, pids in panels.values() for pid in pids})
     for index, (title, (points, pids)) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), index + 1)
+        axes = figure.add_subplot(rows, columns, index + 1)
         for number, pid in enumerate(people):
             mine = points[pids == pid]
             axes.scatter(mine[:, 0], mine[:, 1], s=26, color=COLOURS[number % 8],
-                         marker=MARKERS[(number + number // 8) % 8], label=shown(pid),
+                         marker=MARKERS[(number + number // 8) % 8], label=str(pid),
                          edgecolor="white", linewidth=0.4)  # fmt: skip
         axes.set_title(title, fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=8, fontsize=8,
-                  title="identity")  # fmt: skip
+    figure.legend(handles, names, loc="outside lower center", fontsize=8,
+                  ncols=6 if columns == 1 else 12, title="identity")  # fmt: skip
     return figure
+
+
+def _grid(panels: int, columns: int) -> tuple[int, int]:
+    """Give columns and rows; four panels are two by two."""
+    columns = 2 if panels == 4 and columns == 3 else min(columns, panels)
+    return columns, -(-panels // columns)
 
 
 def view_name(view: str) -> str:

@@ -31,19 +31,30 @@ p{max-width:75ch}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:6px 12px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
-figure{margin:12px 0;overflow-x:auto}
-figure svg{max-width:100%;min-width:600px;height:auto}
+figure{margin:12px 0}
+figure svg{max-width:100%;height:auto}
+.scroll{overflow-x:auto} .scroll svg{max-width:none}
+.row{display:flex;flex-wrap:wrap;gap:0 24px}
+.narrow-only{display:none}
 .list{display:flex;gap:8px;overflow-x:auto;padding:4px 0 10px}
 .card{flex:0 0 auto;width:84px;font-size:.8rem;text-align:center;line-height:1.25}
 .card img{width:76px;height:152px;object-fit:fill;display:block;margin:0 auto 2px;
 border:4px solid var(--soft)}
+.card b{display:block;white-space:nowrap}
 .right img{border-color:var(--right)} .right b{color:var(--right)}
 .wrong img{border:4px dashed var(--wrong)} .wrong b{color:var(--wrong)}
 details{border:1px solid var(--line);border-radius:6px;margin:8px 0;padding:0 12px}
 summary{padding:11px 0;cursor:pointer}
-.maps{display:flex;flex-wrap:wrap;gap:12px}
-.maps div{font-size:.8rem;text-align:center}
+.maps{display:flex;flex-wrap:wrap;gap:12px 20px}
+.maps div{display:flex;gap:2px}
 .maps img{width:76px;height:152px}
+@media(max-width:700px){
+.narrow-only{display:block} .wide-only{display:none}
+th,td{padding:6px 5px;font-size:.85rem}
+td:first-child{white-space:normal}
+.card{width:70px;font-size:.7rem} .card img{width:66px;height:132px}
+.maps img{width:70px;height:140px}
+}
 a:focus-visible,summary:focus-visible{outline:3px solid #e69f00}
 """
 

@@ -129,7 +129,8 @@ def write_report(report: RunReport, folder: Path) -> Path:
     if report.history:
         attempt("training", "Training", "What was logged at each training step.",
                 lambda: figures.save(figures.curves(report.history), out, "training",
-                                     "training curves"))  # fmt: skip
+                                     "training curves",
+                                     narrow=figures.curves(report.history, 1)))  # fmt: skip
     attempt("batch", "Batch affinity", "Cosine similarity of the same training images, sorted by "
             "identity: training should leave bright blocks on the diagonal only.",
             lambda: _affinity(report, out))  # fmt: skip
@@ -192,14 +193,16 @@ def _dataset_sections(
     attempt(f"{prefix}lists", f"Ranked lists{suffix}",
             "Queries with the lowest and highest average precision. Blue solid frame and ✓: "
             "right; orange dashed frame and ✗: wrong; ▲ and ▼: places won and lost by "
-            "post-processing.",
+            "post-processing; new: was not among the first 200. Images of the query's identity by "
+            "its own camera do not count and are left out.",
             lambda: _lists(tested))  # fmt: skip
     attempt(f"{prefix}distances", f"Distances{suffix}",
             "Pairs of gallery images from different cameras, and the threshold at which one pair "
             "in a thousand of different people passes.",
             lambda: _distances(tested, out, prefix))  # fmt: skip
     attempt(f"{prefix}activation", f"Activation{suffix}",
-            "Energy of the last feature map: yellow is where the network looks.",
+            "Right of each query the energy of its last feature map, scaled from the least (dark "
+            "blue) to the most (yellow): where the network looks.",
             lambda: _activation(report, tested))  # fmt: skip
 
 
@@ -213,7 +216,8 @@ def _results(tested: Tested, out: Path, prefix: str) -> str:
             for view, values in numbers.items()]  # fmt: skip
     drawn = figures.save(figures.bars(numbers), out, f"{prefix}bars", "bars of mAP and CMC")
     curve = figures.cmc({view: m.cmc for view, m in tested.metrics.items()})
-    return text_table(heads, rows) + drawn + figures.save(curve, out, f"{prefix}cmc", "CMC curves")
+    drawn += figures.save(curve, out, f"{prefix}cmc", "CMC curves")
+    return f'{text_table(heads, rows)}<div class="row">{drawn}</div>'
 
 
 def _embedding(report: RunReport, tested: Tested, out: Path, prefix: str) -> str:
@@ -233,7 +237,8 @@ def _embedding(report: RunReport, tested: Tested, out: Path, prefix: str) -> str
         names = embedding.titles(names[0], names[1:])
     points = {name: (embedding.embed(matrix), pids[chosen])
               for name, matrix in zip(names, panels.values())}  # fmt: skip
-    return figures.save(figures.scatter(points), out, f"{prefix}embedding", "t-SNE embedding")
+    return figures.save(figures.scatter(points), out, f"{prefix}embedding", "t-SNE embedding",
+                        narrow=figures.scatter(points, 1))  # fmt: skip
 
 
 def _lists(tested: Tested) -> str:
@@ -285,17 +290,23 @@ def _activation(report: RunReport, tested: Tested) -> str | None:
     body = _overlays(paths, maps, report.input_size)
     rows = activation.attention_rows(report.model, images.to(device))
     if rows is not None:
-        body += "<p>Where the centre pixel attends to, in the attention between pixels:</p>"
-        body += _overlays(paths, rows[0], report.input_size)
+        body += ("<p>Where the marked pixel attends to, in the last attention between pixels; "
+                 "the largest weight is yellow, none is dark blue:</p>")  # fmt: skip
+        body += _overlays(paths, rows[0], report.input_size, rows[1])
     return body
 
 
-def _overlays(paths: Sequence[Any], maps: Tensor, size: tuple[int, int]) -> str:
+def _overlays(
+    paths: Sequence[Any],
+    maps: Tensor,
+    size: tuple[int, int],
+    mark: tuple[int, int] | None = None,
+) -> str:
     parts = []
     for path, heat in zip(paths, maps):
         with Image.open(path) as opened:
             picture = opened.convert("RGB").resize((size[1], size[0]))
-        mixed = activation.overlay(picture, heat.numpy())
+        mixed = activation.overlay(picture, heat.numpy(), mark)
         parts.append(
             f'<div><img alt="image" src="{data_url(picture)}"> '
             f'<img alt="activation" src="{data_url(mixed)}"></div>'
@@ -311,4 +322,5 @@ def _affinity(report: RunReport, out: Path) -> str | None:
         for title, features in report.batch.features.items()
     }
     labels = [int(label) for label in report.batch.labels]
-    return figures.save(figures.affinity(panels, labels), out, "affinity", "batch affinity")
+    return figures.save(figures.affinity(panels, labels), out, "affinity", "batch affinity",
+                        narrow=figures.affinity(panels, labels, 1))  # fmt: skip
