@@ -1,8 +1,8 @@
-"""Time of a training step under each loss, relative to plain softmax.
+"""Time of a training step under each loss, relative to softmax without the walk.
 
-Every loss trains the same spectral OSNet on the same random images through the engine, alone as
-identity loss or beside softmax as metric loss. The steps of all losses take turns, so that
-what else the machine does falls on all of them.
+Every loss trains the same spectral OSNet with the walk, on the same random images through the
+engine: alone as identity loss, beside softmax as metric loss or with a teacher twice as wide. The
+steps of all losses take turns, so that what else the machine does falls on all of them.
 
 Example:
     python benchmarks/losses.py --batch 64 --steps 15 --out losses.json
@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+
+BASE = "softmax, no walk"
+TEACHER = "spectral_osnet_x0_5"
 
 
 class Images:
@@ -50,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     warnings.simplefilter("ignore")
     ts.register()
-    engines = {name: build(options, args) for name, options in rows().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "teacher.pth"
+        torch.save(ts.build_model(TEACHER, 1, pretrained=False).state_dict(), weights)
+        engines = {name: build(options, args) for name, options in rows(weights).items()}
     per_identity = args.batch // args.identities
     batch = {
         "img": torch.rand(args.batch, 3, 64, 32, generator=torch.Generator().manual_seed(0)),
@@ -63,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             engine.forward_backward(batch)
             if step >= args.warm_up:
                 seconds[name].append(time.perf_counter() - started)
-    base = statistics.median(seconds["softmax"])
+    base = statistics.median(seconds[BASE])
     table = {
         name: {
             "seconds": statistics.median(values),
@@ -91,14 +98,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def rows() -> dict[str, list[str]]:
-    """Give the options of each loss; the first is what all are compared with."""
+def rows(weights: Path) -> dict[str, list[str]]:
+    """Give the options of each loss; the first is what all are compared with.
+
+    Args:
+        weights: Of the teacher.
+
+    Returns:
+        Name to config lines.
+    """
     from torchreid_spectral.losses.registry import ID_LOSSES, METRIC_LOSSES
 
-    identity = ["softmax", *sorted(set(ID_LOSSES) - {"softmax"})]
-    return {name: ["loss.id", name] for name in identity} | {
-        f"+ {name}": ["loss.id", "softmax", "loss.metric", name] for name in sorted(METRIC_LOSSES)
-    }
+    softmax = ["loss.id", "softmax"]
+    found = {BASE: [*softmax, "spectral.supervision", "plain"]}
+    found |= {name: ["loss.id", name] for name in sorted(ID_LOSSES)}
+    found |= {f"+ {name}": [*softmax, "loss.metric", name] for name in sorted(METRIC_LOSSES)}
+    taught = ["distill.teacher", TEACHER, "distill.weights", str(weights)]
+    return found | {"+ dark_rank": [*softmax, *taught]}
 
 
 def build(options: list[str], args: argparse.Namespace) -> Any:

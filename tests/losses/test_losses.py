@@ -73,6 +73,7 @@ def test_deep_supervision_is_the_weighted_sum():
         (lambda: ScaledSoftmaxLoss(scale=-1), "scale must be positive, got -1"),
         (lambda: ScaledSoftmaxLoss(label_smoothing=1.0), r"label_smoothing must be in \[0, 1\)"),
         (lambda: DeepSupervisionLoss(AMSoftmaxLoss(), 0, 0), "not both zero, got 0 and 0"),
+        (lambda: DeepSupervisionLoss(AMSoftmaxLoss(), math.nan), "not both zero, got nan and 1"),
     ],
 )
 def test_rejects_settings(build, message):

@@ -35,7 +35,7 @@ class Whitening:
     def __init__(self, method: str = "zca", *, eps: float = 1e-3, iterations: int = 5) -> None:
         if method not in WHITENINGS:
             raise ValueError(f"method must be one of {WHITENINGS}, got {method!r}.")
-        if eps < 0 or iterations < 0:
+        if not (eps >= 0 and iterations >= 0):
             raise ValueError(f"eps and iterations must be >= 0, got {eps} and {iterations}.")
         self.method, self.eps, self.iterations = method, eps, iterations
         self._fitted: tuple[Tensor, Tensor] | None = None

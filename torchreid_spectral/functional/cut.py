@@ -44,7 +44,7 @@ def affinity_matrix(
     Raises:
         ValueError: If ``temperature`` is not positive.
     """
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
     affinity = ((cosine_similarity(at_least_float32(features)) - 1) / temperature).exp()
     return affinity.to(features.dtype)

@@ -122,7 +122,7 @@ def _by_eigenvectors(covariance: Tensor, method: str, count: int) -> Tensor:
 def _check(features: Tensor, method: str, eps: float, iterations: int) -> None:
     if method not in WHITENINGS:
         raise ValueError(f"method must be one of {WHITENINGS}, got {method!r}.")
-    if eps < 0:
+    if not eps >= 0:
         raise ValueError(f"eps must be >= 0, got {eps}.")
     if iterations < 0:
         raise ValueError(f"iterations must be >= 0, got {iterations}.")

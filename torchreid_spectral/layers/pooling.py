@@ -47,7 +47,7 @@ class PartPool(nn.Module):
         super().__init__()
         if not rows or min(rows) < 1:
             raise ValueError(f"stripes must be >= 1, got {tuple(rows)}.")
-        if power is not None and power <= 0:
+        if power is not None and not power > 0:
             raise ValueError(f"power must be positive, got {power}.")
         self.rows = tuple(rows)
         self.p = None if power is None else nn.Parameter(torch.tensor(float(power)))

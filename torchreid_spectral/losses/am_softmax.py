@@ -48,7 +48,7 @@ class AMSoftmaxLoss(IdentityLoss):
 
     def __init__(self, margin: float = 0.3, scale: float = 15.0) -> None:
         super().__init__()
-        if margin < 0:
+        if not margin >= 0:
             raise ValueError(f"margin must be >= 0, got {margin}.")
         self.margin, self.scale = margin, check_scale(scale)
 

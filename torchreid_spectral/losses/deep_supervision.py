@@ -38,7 +38,7 @@ class DeepSupervisionLoss(nn.Module):
         self, criterion: nn.Module, weight: float = 1.0, weight_walked: float = 1.0
     ) -> None:
         super().__init__()
-        if min(weight, weight_walked) < 0 or weight + weight_walked == 0:
+        if not (weight >= 0 and weight_walked >= 0 and weight + weight_walked > 0):
             raise ValueError(
                 f"weights must be >= 0 and not both zero, got {weight} and {weight_walked}."
             )

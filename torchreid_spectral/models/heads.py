@@ -78,7 +78,7 @@ class SpectralHead(nn.Module):
             raise ValueError(
                 f"supervision must be one of {list(SUPERVISIONS)}, got {supervision!r}."
             )
-        if scale <= 0:
+        if not scale > 0:
             raise ValueError(f"scale must be positive, got {scale}.")
         self.supervision, self.scale = supervision, scale
         self.gives_scores = False  # set by the model whose losses need more than logits
