@@ -88,7 +88,7 @@ class MultiplicativeMarginLoss(IdentityLoss):
         minimum: float = 5.0,
     ) -> None:
         super().__init__()
-        if not margin >= 1 or margin % 1:
+        if margin < 1:
             raise ValueError(f"margin must be a whole number >= 1, got {margin}.")
         for name, value in (
             ("base", base), ("gamma", gamma), ("power", power), ("minimum", minimum)
