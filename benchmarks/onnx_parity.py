@@ -1,6 +1,6 @@
 """How far ONNX Runtime is from PyTorch, for one backbone of each of torchreid's families.
 
-Each model has random weights, and the running statistics that noise gives it; it is exported as
+Each model has random weights, and running statistics after one batch of noise; it is exported as
 tools/export.py does, with features of unit length, and run on a batch that the export has not
 seen. Shown are the largest difference, and the same relative to the largest feature.
 
@@ -103,7 +103,9 @@ def measure(name: str, batch: int) -> dict[str, Any]:
     torch.manual_seed(0)
     size = SIZES.get(name, (128, 64))
     model = ts.build_model(f"spectral_{name}", 4, pretrained=False, use_gpu=False)
-    settle(model, torch.randn(8, 3, *size))
+    with torch.no_grad():
+        model(torch.randn(8, 3, *size))  # in training mode: moves the running statistics
+    model.eval()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -115,17 +117,6 @@ def measure(name: str, batch: int) -> dict[str, Any]:
         network, images = FeatureNetwork(model, unit=True), torch.randn(batch, 3, *size)
         difference, largest = onnx_difference(path, network, images)
     return {"difference": difference, "relative": difference / largest, "seconds": seconds}
-
-
-@torch.no_grad()
-def settle(model: torch.nn.Module, images: torch.Tensor) -> None:
-    """Let running statistics be those of these images, so that features are of a usual size."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.momentum = None  # the plain average of what was seen
-    model.train()
-    model(images)
-    model.eval()
 
 
 if __name__ == "__main__":

@@ -88,12 +88,14 @@ def test_index_search_save_open_add(reid, pictures, tmp_path):
     np.testing.assert_allclose(whole.features, again.features, atol=1e-5)
     assert whole.paths == again.paths
 
-    answers = reid.search(paths[:2], top_k=5, rerank="local_blurring", k=6)
-    method = build_reranker("local_blurring", k=6).fit(whole.features)
-    expected, _ = method.rank(reid.features(paths[:2]), top_k=5)
-    assert [[hit.path for hit in row] for row in answers] == [
-        [paths[i] for i in row] for row in expected
-    ]
+    for rerank in ("local_blurring", "graph_walk"):
+        answers = reid.search(paths[:2], top_k=5, rerank=rerank, k=6)
+        method = build_reranker(rerank, k=6).fit(whole.features)
+        expected, _ = method.rank(reid.features(paths[:2]), top_k=5)
+        assert [[hit.path for hit in row] for row in answers] == [
+            [paths[i] for i in row] for row in expected
+        ]
+    assert reid.search(paths[4], top_k=1, rerank="graph_walk")[0].path == paths[4]
 
 
 def test_folder_with_a_broken_file(reid, pictures, tmp_path, caplog):

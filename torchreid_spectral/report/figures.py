@@ -21,8 +21,9 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 HATCHES = ["", "//", "..", "xx"]
 LINES = ["-", "--", ":", "-."]
-WORDS = {"acc": "accuracy in %", "escape": "escape probability", "lr": "learning rate",
-         "images_per_second": "images a second"}  # fmt: skip
+TITLES = {"acc": "accuracy in %", "escape": "escape probability", "lr": "learning rate",
+          "images_per_second": "images a second"}  # fmt: skip
+WORDS = {"acc": "before the walk", "acc_walked": "after the walk", "loss": "all losses"}
 
 
 def save(
@@ -85,7 +86,9 @@ def curves(history: Mapping[str, Curve], columns: int = 2) -> Figure:
         if name in ("time", "data") or (kind != "Train" and len(history[tag].steps) < 2):
             continue
         group = next((word for word in ("loss", "acc") if name.startswith(word)), name)
-        groups.setdefault(group if kind == "Train" else f"{kind} {group}", []).append(tag)
+        panel = groups.setdefault(group if kind == "Train" else f"{kind} {group}", [])
+        if not any(_alike(history[tag], history[other]) for other in panel):
+            panel.append(tag)
     columns = min(columns, len(groups))
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(4.6 * columns, 2.6 * rows), layout="constrained")
@@ -95,13 +98,24 @@ def curves(history: Mapping[str, Curve], columns: int = 2) -> Figure:
             curve = history[tag]
             marker = "o" if len(curve.steps) == 1 else None
             axes.plot(curve.steps, curve.values, lw=1.4, marker=marker, color=COLOURS[number % 8],
-                      ls=LINES[number % 4], label=tag.partition("/")[2])  # fmt: skip
-        axes.set_title(WORDS.get(group, group), fontsize=10)
+                      ls=LINES[number % 4], label=_word(tag))  # fmt: skip
+        axes.set_title(TITLES.get(group, group), fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         axes.grid(alpha=0.3)
         if len(tags) > 1:
             axes.legend(fontsize=8)
     return figure
+
+
+def _alike(first: Curve, second: Curve) -> bool:
+    return np.array_equal(first.steps, second.steps) and np.array_equal(
+        first.values, second.values
+    )
+
+
+def _word(tag: str) -> str:
+    name = tag.partition("/")[2]
+    return WORDS.get(name, name.replace("_", " "))
 
 
 def bars(metrics: Mapping[str, Mapping[str, float]]) -> Figure:

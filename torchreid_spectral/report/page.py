@@ -50,7 +50,7 @@ summary{padding:11px 0;cursor:pointer}
 .maps img{width:76px;height:152px}
 @media(max-width:700px){
 .narrow-only{display:block} .wide-only{display:none}
-th,td{padding:6px 5px;font-size:.85rem}
+th,td{padding:6px 3px;font-size:.8rem}
 td:first-child{white-space:normal}
 .card{width:70px;font-size:.7rem} .card img{width:66px;height:132px}
 .maps img{width:70px;height:140px}

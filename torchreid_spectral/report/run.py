@@ -6,8 +6,7 @@ Whatever fails in a figure is logged and said in its place; the run goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,85 +17,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchreid_spectral._files import write_whole
-from torchreid_spectral.evaluation import RankingMetrics, evaluate_queries
+from torchreid_spectral.evaluation import evaluate_queries
 from torchreid_spectral.functional import cosine_similarity
 from torchreid_spectral.inference.calibration import calibrate, pair_distances
 from torchreid_spectral.inference.images import to_tensor
 from torchreid_spectral.report import activation, embedding, figures, lists
-from torchreid_spectral.report.history import Curve
+from torchreid_spectral.report.material import Batch, RunReport, Tested
 from torchreid_spectral.report.page import Section, data_url, description, render, text_table
-from torchreid_spectral.rerank import Reranker
 
 __all__ = ["Batch", "RunReport", "Tested", "batch_features", "write_report"]
 
 logger = logging.getLogger(__name__)
 MAX_QUERIES, MAX_PAIRS_OF, PEOPLE, IMAGES = 1000, 1500, 12, 12
-
-
-@dataclass(frozen=True)
-class Tested:
-    """One tested dataset.
-
-    Args:
-        features: ``(Q, D)`` of the queries.
-        query: ``(path, pid, camid, ...)`` of each query.
-        gallery: The same for the gallery.
-        views: Name to fitted re-ranker; ``none`` first.
-        metrics: Name to metrics.
-    """
-
-    __test__ = False  # not a test of pytest's
-
-    features: Tensor
-    query: Sequence[Any]
-    gallery: Sequence[Any]
-    views: Mapping[str, Reranker]
-    metrics: Mapping[str, RankingMetrics]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of some training identities, sorted by identity, seen early and late.
-
-    Args:
-        labels: ``(B,)``.
-        features: When (``before training``) to ``(B, D)``, in the order of time.
-    """
-
-    labels: NDArray[Any]
-    features: Mapping[str, Tensor]
-
-
-@dataclass
-class RunReport:
-    """What a report is made of.
-
-    Args:
-        title: Heading.
-        tested: Dataset to what was tested.
-        history: Scalars of the training.
-        facts: Names and values for the last section.
-        model: For activation maps, or ``None``.
-        input_size: H and W of its input.
-        pixels: Mean and standard deviation of the pixels.
-        batch: Training images early and late, or ``None``.
-        baseline: Title and extractor (paths to ``(N, D)``) of a baseline, for the talk's picture.
-        method: Title of this model in that picture.
-    """
-
-    title: str
-    tested: Mapping[str, Tested]
-    history: Mapping[str, Curve] = field(default_factory=dict)
-    facts: Mapping[str, object] = field(default_factory=dict)
-    model: nn.Module | None = None
-    input_size: tuple[int, int] = (256, 128)
-    pixels: tuple[Sequence[float], Sequence[float]] = (
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
-    )
-    batch: Batch | None = None
-    baseline: tuple[str, Callable[[list[str]], Tensor]] | None = None
-    method: str = "this model"
 
 
 def write_report(report: RunReport, folder: Path) -> Path:
@@ -127,7 +59,8 @@ def write_report(report: RunReport, folder: Path) -> Path:
     for name, tested in report.tested.items():
         _dataset_sections(report, name, tested, out, attempt, f"{name}-" if several else "")
     if report.history:
-        attempt("training", "Training", "What was logged at each training step.",
+        attempt("training", "Training", "What was logged at each step: means since the epoch "
+                "began, as torchreid logs them, hence the saw teeth.",
                 lambda: figures.save(figures.curves(report.history), out, "training",
                                      "training curves",
                                      narrow=figures.curves(report.history, 1)))  # fmt: skip
@@ -282,7 +215,7 @@ def _distances(tested: Tested, out: Path, prefix: str) -> str | None:
 def _activation(report: RunReport, tested: Tested) -> str | None:
     if report.model is None:
         return None
-    places = np.unique(np.linspace(0, len(tested.query) - 1, 8).astype(int))
+    places = np.unique(np.linspace(0, len(tested.query) - 1, 6).astype(int))
     paths = [tested.query[place][0] for place in places]
     device = next(report.model.parameters()).device
     images = torch.stack([to_tensor(path, *report.input_size, *report.pixels) for path in paths])
