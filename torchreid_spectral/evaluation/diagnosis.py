@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchreid_spectral.evaluation.ranking import positions_of
+from torchreid_spectral.evaluation.ranking import check_ids, positions_of
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -69,12 +69,16 @@ def diagnose(
     Returns:
         The queries that are dropped and why; as text it explains itself.
 
+    Raises:
+        InputError: If there is not one camera for each identity.
+
     Example:
         >>> print(diagnose(*(np.array(ids) for ids in ([1, 2], [1, 1], [0, 0], [0, 1]))))
         1 of 2 queries are left out:
           1: the identity is not in the gallery (queries 1)
     """
     q_pids, g_pids, q_camids, g_camids = map(np.asarray, (q_pids, g_pids, q_camids, g_camids))
+    check_ids(q_pids, g_pids, q_camids, g_camids)
     cameras_of = {pid: set(g_camids[rows].tolist()) for pid, rows in positions_of(g_pids).items()}
     absent, same = [], []
     for row, (pid, camid) in enumerate(zip(q_pids.tolist(), q_camids.tolist())):

@@ -154,6 +154,28 @@ def positions_of(pids: Ids) -> dict[Any, NDArray[np.int64]]:
     return dict(zip(values.tolist(), np.split(order, starts[1:])))
 
 
+def check_ids(q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids) -> None:
+    """Check that identities and cameras belong together.
+
+    Args:
+        q_pids: ``(Q,)``.
+        g_pids: ``(G,)``.
+        q_camids: ``(Q,)``.
+        g_camids: ``(G,)``.
+
+    Raises:
+        InputError: If an array is not one-dimensional or there is no camera for each identity.
+    """
+    pairs = (("q", q_pids, q_camids, "query"), ("g", g_pids, g_camids, "gallery image"))
+    for short, pids, camids, each in pairs:
+        if pids.ndim != 1:
+            raise InputError(f"{short}_pids must be one-dimensional, got shape {pids.shape}.")
+        if camids.shape != pids.shape:
+            raise InputError(
+                f"{short}_camids must have shape {pids.shape}, one a {each}, got {camids.shape}."
+            )
+
+
 def _ranks(
     distances: NDArray[Any], positives: NDArray[np.int64], dropped: NDArray[np.int64]
 ) -> NDArray[np.int64]:

@@ -41,7 +41,12 @@ class RankingMetrics:
 
         Returns:
             Share in [0, 1].
+
+        Raises:
+            InputError: If ``k`` is not positive.
         """
+        if k < 1:
+            raise InputError(f"rank must be >= 1, got {k}.")
         return float(self.cmc[min(k, len(self.cmc)) - 1])
 
 
@@ -105,9 +110,11 @@ class QueryResults:
             The means.
 
         Raises:
-            InputError: If no query has a positive from another camera.
+            InputError: If there is no query, or none has a positive from another camera.
         """
         parts = list(parts)
+        if not parts:
+            raise InputError("There are no queries to average over.")
         precision = np.concatenate([part.average_precision for part in parts])
         cmc = np.concatenate([part.cmc for part in parts])
         valid = ~np.isnan(precision)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.evaluation.ranking import check_ids
 
 __all__ = ["PairDistances", "tpr_at_fpr"]
 
@@ -32,7 +33,7 @@ class PairDistances:
         max_fpr: Largest false-positive rate that will be asked for.
 
     Raises:
-        InputError: If ``max_fpr`` is not in (0, 1].
+        InputError: If ``max_fpr`` is not in (0, 1], or there is not one camera for each identity.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class PairDistances:
         if not 0 < max_fpr <= 1:
             raise InputError(f"max_fpr must be in (0, 1], got {max_fpr}.")
         self._ids = [np.asarray(ids) for ids in (q_pids, g_pids, q_camids, g_camids)]
+        check_ids(*self._ids)
         values, counts = np.unique(self._ids[1], return_counts=True)
         of_identity = dict(zip(values.tolist(), counts.tolist()))
         same = sum(of_identity.get(pid, 0) for pid in self._ids[0].tolist())
-        self.num_impostors = len(q_pids) * len(g_pids) - same
+        self.num_impostors = len(self._ids[0]) * len(self._ids[1]) - same
         self._kept = int(np.ceil(max_fpr * self.num_impostors)) + 1
         self._max_fpr = max_fpr
         self._genuine: list[NDArray[Any]] = []
@@ -62,8 +64,14 @@ class PairDistances:
         Args:
             rows: The queries.
             distances: ``(chunk, G)``.
+
+        Raises:
+            InputError: If the distances are not of these queries to the whole gallery.
         """
         q_pids, g_pids, q_camids, g_camids = self._ids
+        expected = (len(q_pids[rows]), len(g_pids))
+        if distances.shape != expected:
+            raise InputError(f"distances must have shape {expected}, got {distances.shape}.")
         same = q_pids[rows, None] == g_pids[None]
         other_camera = q_camids[rows, None] != g_camids[None]
         self._genuine.append(distances[same & other_camera])
