@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchreid_spectral._files import write_whole
+from torchreid_spectral._files import write_bytes, write_whole
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import diagnose, evaluate_blocks
 from torchreid_spectral.evaluation.feature_files import FeatureSet, load_features
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(table(results))
         if args.json:
             text = json.dumps(results if args.compare else results[0], indent=2) + "\n"
-            write_whole(Path(args.json), lambda path: path.write_text(text, encoding="utf-8"))
+            write_bytes(Path(args.json), text.encode())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,18 +91,19 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
         Metrics, seconds and peak memory.
     """
     query, gallery = load_features(args.query, "query"), load_features(args.gallery, "gallery")
-    reranker = build_reranker(args.method, search=args.search, **options_of(args))
-    started = time.perf_counter()
-    reranker.fit(on(args.device, gallery.features), gallery.camids)
-    fitted = time.perf_counter()
+    check_kinds(query, gallery)
+    reranker = build_reranker(args.method, **{"search": args.search} | options_of(args))
     features = on(args.device, query.features)
-    cameras = {"camids": query.camids, "inductive": args.inductive}
+    camids, gallery_camids = numbered(query.camids, gallery.camids)
+    started = time.perf_counter()
+    reranker.fit(on(args.device, gallery.features), gallery_camids)
+    fitted = time.perf_counter()
+    cameras = {"camids": camids, "inductive": args.inductive}
     indices, distances = reranker.rank(features, args.top_k, **cameras)
     done = time.perf_counter()
     if args.output:
         content = {"indices": indices.cpu().numpy(), "distances": distances.cpu().numpy()}
-        save = lambda path: np.savez(path.open("wb"), **content)  # noqa: E731
-        write_whole(Path(args.output), save)
+        write_whole(Path(args.output), lambda path: save(path, content))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     result = {
         "method": args.method,
@@ -112,18 +113,24 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
     }
     if reranker.search_recall is not None:
         result["search_recall"] = reranker.search_recall
-    return result | metrics(reranker, features, query, gallery, args)
+    return result | metrics(reranker, features, cameras, [query, gallery], args)
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write arrays."""
+    with path.open("wb") as file:
+        np.savez(file, **content)
 
 
 def metrics(
     reranker: Reranker,
     features: torch.Tensor,
-    query: FeatureSet,
-    gallery: FeatureSet,
+    cameras: dict[str, Any],
+    sets: Sequence[FeatureSet],
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Evaluate over the whole gallery, where identities and cameras are known."""
-    ids = [query.pids, gallery.pids, query.camids, gallery.camids]
+    ids = [found.pids for found in sets] + [found.camids for found in sets]
     if any(each is None for each in ids):
         return {}
     diagnosis = diagnose(*ids)
@@ -132,8 +139,7 @@ def metrics(
     pairs = PairDistances(*ids, max_fpr=max(FPRS))
 
     def blocks() -> Any:
-        every = reranker.iter_distances(features, camids=query.camids, inductive=args.inductive)
-        for rows, block in every:
+        for rows, block in reranker.iter_distances(features, **cameras):
             pairs.add(rows, block.cpu().numpy())
             yield rows, block.cpu().numpy()
 
@@ -141,6 +147,8 @@ def metrics(
     ranks = {f"rank-{k}": found.rank(k) for k in (1, 5, 10, 20)}
     summary = {"mAP": found.mAP, **ranks, "mINP": found.mINP, "queries": found.num_queries}
     summary |= {"mAP_trapezoidal": found.mAP_trapezoidal, "valid_queries": found.num_valid}
+    if not pairs.num_impostors:  # one identity: nobody can be taken for another
+        return summary
     return summary | {f"TPR@FPR={fpr:g}": pairs.tpr_at(fpr)[0] for fpr in FPRS}
 
 
@@ -162,7 +170,8 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
             command += ["--json", str(Path(folder) / "metrics.json")]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
             if run.returncode:
-                raise InputError(f"{method}: {run.stderr.strip().splitlines()[-1]}")
+                said = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
+                raise InputError(f"{method}: {said[-1].removeprefix('error: ')}")
             results.append(json.loads((Path(folder) / "metrics.json").read_text()))
         print(table(results[-1:], header=len(results) == 1), flush=True)
     return results
@@ -194,7 +203,9 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def number(text: str) -> Any:
-    """Read a whole number, a number, or leave a word as it is."""
+    """Read a whole number, a number, True or False, or leave a word as it is."""
+    if text in ("True", "False"):
+        return text == "True"
     for kind in (int, float):
         try:
             return kind(text)
@@ -203,10 +214,33 @@ def number(text: str) -> Any:
     return text
 
 
+def numbered(query: Any, gallery: Any) -> tuple[Any, Any]:
+    """Number the cameras, alike in both; they may have names."""
+    if query is None or gallery is None:
+        return None, None
+    numbers = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1]
+    return numbers[: len(query)], numbers[len(query) :]
+
+
+def check_kinds(*sets: FeatureSet) -> None:
+    """Refuse identities or cameras that are numbers in one file and names in the other."""
+    for name in ("pids", "camids"):
+        arrays = [each for each in (getattr(found, name) for found in sets) if each is not None]
+        if len({array.dtype.kind in "biuf" for array in arrays}) == 2:
+            raise InputError(
+                f"The {name} are numbers in one file and names in the other: none would match. "
+                "Write both alike."
+            )
+
+
 def on(device: str, features: Any) -> torch.Tensor:
     """Put features on a device in float32."""
     try:
-        return torch.from_numpy(np.ascontiguousarray(features)).to(device, torch.float32)
+        features = np.ascontiguousarray(features, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Features must be numbers: {error}") from error
+    try:
+        return torch.from_numpy(features).to(device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used: {error}") from error
 

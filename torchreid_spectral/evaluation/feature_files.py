@@ -10,7 +10,8 @@ File                What it holds
 folder              what ``tools/extract.py`` wrote: ``index.json`` and shards
 ==================  =========================================================================
 
-Identities and cameras may be missing; then there are no metrics. Nothing is unpickled.
+Identities and cameras may be missing; then there are no metrics. Columns of a csv that hold whole
+numbers only are read as numbers. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,12 @@ from safetensors.numpy import load_file
 from torchreid_spectral.errors import InputError
 
 __all__ = ["FeatureSet", "load_features"]
+
+DAMAGED = (
+    OSError, EOFError, ValueError, TypeError, KeyError, csv.Error, zipfile.BadZipFile, zlib.error,
+    SafetensorError,
+)  # fmt: skip
+"""What readers raise on files that are cut off, of another kind, or pickled."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +78,13 @@ def load_features(path: str | Path, role: str) -> FeatureSet:
             content = readers[path.suffix](path)
         else:
             raise InputError(f"{path} is no feature file: take {', '.join(readers)} or a folder.")
+        return _chosen(content, path, role)
     except FileNotFoundError as error:
         raise InputError(f"The {role} file {error.filename or path} does not exist.") from error
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
-        raise InputError(f"The {role} file {path} cannot be read: {error}") from error
-    return _chosen(content, path, role)
+    except DAMAGED as error:
+        raise InputError(f"The {role} file {path} cannot be read: {error!r}") from error
 
 
 def _chosen(content: Mapping[str, Any], path: Path, role: str) -> FeatureSet:
@@ -108,12 +116,13 @@ def _chosen(content: Mapping[str, Any], path: Path, role: str) -> FeatureSet:
 
 
 def _npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         return {name: file[name] for name in file.files if not name.endswith("names")}
 
 
 def _npy(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = {"features": np.load(path, allow_pickle=False)}
+    with path.open("rb") as raw:  # numpy leaves damaged files open
+        content: dict[str, Any] = {"features": np.load(raw, allow_pickle=False)}
     table = path.with_suffix(".csv")
     if table.exists():
         with table.open(newline="", encoding="utf-8") as file:
@@ -121,11 +130,19 @@ def _npy(path: Path) -> dict[str, Any]:
         for kind in ("pid", "camid"):
             if rows and kind not in rows[0]:
                 raise InputError(f"{table} needs the columns pid and camid, got {list(rows[0])}.")
-            content[f"{kind}s"] = np.array([row[kind] for row in rows])
+            content[f"{kind}s"] = _numbers_or_names([row[kind] for row in rows])
     return content
 
 
+def _numbers_or_names(values: list[str]) -> NDArray[Any]:
+    try:
+        return np.array([int(value) for value in values], dtype=np.int64)
+    except ValueError:
+        return np.array(values)
+
+
 def _safetensors(path: Path) -> dict[str, Any]:
+    path.stat()  # names the file if it is missing, which safetensors does not
     content: dict[str, Any] = dict(load_file(path))
     beside = path.with_suffix(".json")
     if beside.exists():

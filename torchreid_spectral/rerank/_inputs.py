@@ -35,6 +35,8 @@ def as_features(name: str, values: Array) -> Tensor:
 def as_cameras(name: str, values: Array | None, count: int) -> Tensor | None:
     if values is None:
         return None
+    if not isinstance(values, Tensor) and (given := np.asarray(values)).dtype.kind not in "biuf":
+        raise InputError(f"{name} must be numbers, got {given.dtype}: number the cameras.")
     cameras = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     if cameras.shape != (count,):
         raise InputError(
