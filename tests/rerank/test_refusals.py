@@ -78,6 +78,11 @@ def test_cameras_of_another_length(name: str) -> None:
         reranker.add(query, camids=np.zeros(4))
 
 
+def test_cameras_with_names() -> None:
+    with pytest.raises(InputError, match="camids must be numbers, got <U2: number the cameras"):
+        build_reranker("none").fit(features(0, 2, 6), camids=np.array(["c1", "c2"]))
+
+
 @every_name
 def test_cameras_of_a_part(name: str) -> None:
     gallery = features(2, 20, 6)
