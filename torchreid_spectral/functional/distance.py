@@ -95,6 +95,8 @@ def prepared_rows(x: Float[Tensor, "*batch N D"], metric: str) -> Float[Tensor, 
 
 def _cosine_of_units(x: Tensor, y: Tensor) -> Tensor:
     with full_precision(x):
+        if x.dim() == y.dim() == 2:
+            return torch.addmm(x.new_ones(()), x, y.mT, alpha=-1)
         return (x @ y.mT).neg_().add_(1)
 
 

@@ -69,7 +69,7 @@ class LocalBlurring(HeadReranker):
 
     def _new_distances(self, query: Tensor, near: Tensor, distances: Tensor) -> Tensor:
         units = self._search.rows(near)
-        similarity = 1 - PREPARED_METRICS["cosine"](units, units)
-        transition = softmax_transition(similarity, temperature=self.temperature)
+        nearness = -PREPARED_METRICS["cosine"](units, units)  # cos - 1: the same softmax
+        transition = softmax_transition(nearness, temperature=self.temperature)
         start = (1 - distances)[..., None]
         return 1 - random_walk(transition, start, steps=self.steps)[..., 0]
