@@ -4,6 +4,7 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
 
     <!-- table: rerank rerank_market1501 -->              rows of benchmarks/rerank.py
     <!-- table: costs rerank_market1501 rerank_msmt17 -->   a method a line, a file a column
+    <!-- table: rates rerank_sensitivity -->              mAP and rank-1 alone
     <!-- table: online rerank_million -->                 index, answer, time a query
     <!-- table: growth rerank_growth -->                  its suite growth, a line a method
     <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std
@@ -90,6 +91,16 @@ def rerank(figures: Figures) -> list[str]:
         cells = [f"`{row['row']}` {options}".strip(), size, *time_and_memory, *rates]
         lines.append(f"| {' | '.join(cells)} |")
     return lines + summary(figures)
+
+
+def rates(figures: Figures) -> list[str]:
+    """Lay out mAP and rank-1 of one method under options."""
+    lines = ["| options | mAP | rank-1 |", "|---|---|---|"]
+    for row in figures["rows"]:
+        options = " ".join(f"`{key}={value}`" for key, value in row["options"].items())
+        found = " | ".join(f"{100 * row[name]:.2f}" for name in ("mAP", "rank-1"))
+        lines.append(f"| {options or 'defaults'} | {found} |")
+    return lines
 
 
 def summary(figures: Figures) -> list[str]:
@@ -180,7 +191,7 @@ def spread(found: Figures | None, sign: str = "") -> str:
 
 
 KINDS: dict[str, Callable[..., list[str]]] = {
-    each.__name__: each for each in (rerank, costs, online, growth, comparison)
+    each.__name__: each for each in (rerank, rates, costs, online, growth, comparison)
 }
 
 
