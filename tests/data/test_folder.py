@@ -205,11 +205,15 @@ def test_training_on_own_images(torchreid, data_root, tiny_options, tmp_path, ca
     make = LAYOUTS[layout](data_root, tmp_path / "root" / "own")
     options = [*tiny_options, "data.sources", "['folder']", "data.targets", "['folder']",
                "data.root", str(tmp_path / "root"), "folder.path", "own", "train.batch_size", "8",
-               "data.save_dir", str(tmp_path / "log")]  # fmt: skip
+               "rerank.method", "graph_walk", "data.save_dir", str(tmp_path / "log")]  # fmt: skip
     assert make.exists() and main(["--config-file", "configs/spectral_demo.yaml", *options]) == 0
     shown = capsys.readouterr().out
     assert "train    |     7 |       56" in shown and "query    |     7 |       21" in shown
-    assert f"{'folder':<24}local_blurring" in shown
+    assert f"{'folder':<24}graph_walk" in shown
+    weights = tmp_path / "log" / "model" / "model.pth.tar-1"
+    again = ["model.load_weights", str(weights), "test.evaluate", "True", "test.visrank", "True"]
+    assert main(["--config-file", "configs/spectral_demo.yaml", *options, *again]) == 0
+    assert len(list((tmp_path / "log" / "visrank_folder").rglob("*.jpg"))) == 21
 
 
 def test_own_images_error_on_the_command_line(torchreid, tmp_path, capsys):

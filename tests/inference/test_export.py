@@ -106,4 +106,6 @@ def test_model_card_shows_metrics():
     config = {"data": {"sources": ["market1501"]}}
     card = model_card(Settings("m"), config, metrics, "`f`")
     assert "| demo | none | 50.0 | 75.0 |" in card and "Trained on: market1501" in card
-    assert json.dumps(config, indent=1) in card
+    assert json.dumps(config, indent=1) in card and "Started from: not known" in card
+    for model, words in (({"pretrained": False}, "random weights"), ({"load_weights": "w"}, "w")):
+        assert f"Started from: {words}\n" in model_card(Settings("m"), {"model": model}, {}, "f")

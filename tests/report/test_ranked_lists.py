@@ -4,7 +4,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from torchreid_spectral.report.ranked_lists import RIGHT, WRONG, draw_ranked_lists
+from torchreid_spectral.report.ranked_lists import (
+    RIGHT,
+    WRONG,
+    draw_ranked_lists,
+    folders_of_pictures,
+)
 from torchreid_spectral.rerank import build_reranker
 
 
@@ -25,3 +30,12 @@ def test_draws_right_and_wrong_and_leaves_out_the_same_camera(tmp_path):
     draw_ranked_lists(out, views, features[:1], [(path["d"], 1, 0)], gallery, num_queries=1)
     colours = {tuple(c) for c in np.asarray(Image.open(out)).reshape(-1, 3)}
     assert RIGHT in colours and WRONG not in colours
+
+
+def test_pictures_of_equal_names_get_folders():
+    assert folders_of_pictures(["a/1.jpg", "b/2.jpg"]) == {"": [0, 1]}
+    own = ["q/7/c1_0.jpg", "q/8/c1_0.jpg", "q/7/c2_0.png"]
+    assert folders_of_pictures(own) == {"7": [0, 2], "8": [1]}
+    tracklets = [("7/c1_0/0.jpg", "7/c1_0/1.jpg"), ("7/c2_0/0.jpg",), ("8/c1_0/0.jpg",)]
+    assert folders_of_pictures(tracklets) == {"7/c1_0": [0], "7/c2_0": [1], "8/c1_0": [2]}
+    assert folders_of_pictures(["q/1.jpg", "q/1.png"]) == {".": [0, 1]}

@@ -25,7 +25,7 @@ from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, wri
 from torchreid_spectral.engine.whitening import fit_whitening
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import RankingMetrics, Whitening, diagnose, evaluate_blocks
-from torchreid_spectral.report.ranked_lists import draw_ranked_lists
+from torchreid_spectral.report.ranked_lists import draw_ranked_lists, folders_of_pictures
 from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
 
 __all__ = ["METRIC_NAMES", "TestMixin"]
@@ -215,15 +215,17 @@ class TestMixin(LoopMixin):
     ) -> None:
         engine: Any = self
         if visrank:
-            _compat.load().utils.visualize_ranked_results(
-                views[list(views)[-1]].distance_matrix(query).numpy(),
-                images,
-                engine.datamanager.data_type,
-                width=engine.datamanager.width,
-                height=engine.datamanager.height,
-                save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
-                topk=topk,
-            )
+            distances = views[list(views)[-1]].distance_matrix(query).numpy()
+            for folder, rows in folders_of_pictures([row[0] for row in images[0]]).items():
+                _compat.load().utils.visualize_ranked_results(
+                    distances[rows],
+                    ([images[0][row] for row in rows], images[1]),
+                    engine.datamanager.data_type,
+                    width=engine.datamanager.width,
+                    height=engine.datamanager.height,
+                    save_dir=str(Path(save_dir) / f"visrank_{dataset_name}" / folder),
+                    topk=topk,
+                )
         if self.picture_queries:
             path = Path(save_dir) / f"ranked_lists_{dataset_name}.png"
             draw_ranked_lists(path, views, query, *images, num_queries=self.picture_queries)

@@ -130,7 +130,7 @@ def model_card(
         f"- Pixels: mean {list(settings.mean)}, standard deviation {list(settings.std)} of [0, 1]",
         f"- Distance: {settings.metric.replace('_', ' ')}",
         f"- Trained on: {sources}",
-        f"- Started from: {(config or {}).get('model', {}).get('load_weights') or 'see config'}",
+        f"- Started from: {_start((config or {}).get('model', {}))}",
         "",
         "## Metrics",
         "",
@@ -241,6 +241,14 @@ def _write_torchscript(network: nn.Module, example: Tensor, path: Path) -> None:
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
         traced.save(str(path))
+
+
+def _start(model: Mapping[str, Any]) -> str:
+    if model.get("load_weights"):
+        return str(model["load_weights"])
+    if "pretrained" not in model:
+        return "not known"
+    return "torchreid's weights of ImageNet" if model["pretrained"] else "random weights"
 
 
 def _write_safetensors(model: nn.Module, path: Path, config: Mapping[str, Any] | None) -> None:

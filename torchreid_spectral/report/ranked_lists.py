@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from torchreid_spectral.rerank import Reranker
 
-__all__ = ["draw_ranked_lists"]
+__all__ = ["draw_ranked_lists", "folders_of_pictures"]
 
 RIGHT, WRONG, QUERY, INK = (0, 114, 178), (213, 94, 0), (90, 90, 90), (20, 20, 20)
 SIZE, GAP, BORDER, LABEL, TITLE = (64, 128), 8, 4, 18, 130
@@ -58,6 +59,28 @@ def draw_ranked_lists(
             row += 1
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)
+
+
+def folders_of_pictures(paths: Sequence[str | Sequence[str]]) -> dict[str, list[int]]:
+    """Say into which folder each query's picture goes, so that none takes the place of another.
+
+    torchreid's ``visrank`` names a picture by the file name of its query alone, of a tracklet its
+    first frame.
+
+    Args:
+        paths: Of the queries; of a tracklet all paths.
+
+    Returns:
+        Folder to its queries: all in one where their file names differ, else the queries' own.
+    """
+    firsts = [Path(path if isinstance(path, str) else path[0]).absolute() for path in paths]
+    if len({path.stem for path in firsts}) == len(firsts):
+        return {"": list(range(len(firsts)))}
+    root = Path(os.path.commonpath([path.parent for path in firsts]))
+    folders: dict[str, list[int]] = {}
+    for row, path in enumerate(firsts):
+        folders.setdefault(str(path.parent.relative_to(root)), []).append(row)
+    return folders
 
 
 def _orders(method: Reranker, features: Tensor, chosen: Any) -> list[list[int]]:  # noqa: ANN401
