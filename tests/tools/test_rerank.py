@@ -182,7 +182,14 @@ def test_without_ids_there_are_no_metrics(files, tmp_path, capsys, name, lacking
 def test_kinds_of_files_can_be_mixed(files, tmp_path):
     """Arrays and a table on one side, tensors with names of cameras on the other."""
     expected, text = tmp_path / "expected.json", tmp_path / "metrics.json"
-    assert run(files, "--json", expected) == 0
+    given = ["k=5", "cross_camera=0.3", "--json"]
+    assert run(files, *given, expected) == 0
+    library = build_reranker("graph_walk", k=5, cross_camera=0.3)
+    library.fit(GALLERY["features"], GALLERY["camids"])
+    matrix = library.distance_matrix(QUERY["features"], camids=QUERY["camids"])
+    ids = [QUERY["pids"], GALLERY["pids"], QUERY["camids"], GALLERY["camids"]]
+    mean = evaluate_rank(matrix, *ids)[1]
+    assert json.loads(expected.read_text())["mAP"] == pytest.approx(mean, abs=1e-12)
     np.save(tmp_path / "q.npy", QUERY["features"])
     rows = [f"{pid},c{camid}" for pid, camid in zip(QUERY["pids"], QUERY["camids"])]
     (tmp_path / "q.csv").write_text("\n".join(["pid,camid", *rows]) + "\n")
@@ -191,11 +198,10 @@ def test_kinds_of_files_can_be_mixed(files, tmp_path):
     ids = {"pids": GALLERY["pids"].tolist(), "camids": cameras}
     (tmp_path / "g.json").write_text(json.dumps(ids))
     other = {"--query": str(tmp_path / "q.npy"), "--gallery": str(tmp_path / "g.safetensors")}
-    assert run(other, "--json", text) == 0
+    assert run(other, *given, text) == 0
     found, wanted = (json.loads(path.read_text()) for path in (text, expected))
     for name in ("mAP", "mINP", "rank-1", "TPR@FPR=0.01", "valid_queries"):
         assert found[name] == wanted[name]
-    assert run(other, "cross_camera=0.5", "--json", text) == 0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", ">f4"])
