@@ -20,6 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
+from torchreid_spectral.engine.results import provenance
+from torchreid_spectral.report.comparison import comparison_table, load_run, summarise
+
 HERE = Path(__file__).parents[1]
 EPOCHS, STEPS_AN_EPOCH = 24, 25
 SCHEDULE = ["train.max_epoch", f"{EPOCHS}", "train.stepsize", "[16,21]", "train.lr", "0.006",
@@ -32,7 +37,6 @@ LOSSES = {name: ["loss.id", name] for name in ("softmax", "am_softmax", "l_softm
     for name in ("triplet", "quadruplet")
 }
 STUDENT, TEACHER, TEACHER_EPOCHS = "am_softmax_walk_taught", "teacher", 48
-METRIC = "mAP"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or 1 where a run failed.
     """
     args = parse(argv)
+    if not args.collect and train(args):
+        return 1
+    found = results(args.out, range(1, args.seeds + 1))
+    (args.json or args.out / "losses_compare.json").write_text(json.dumps(found, indent=2) + "\n")
+    for summary in found["pairs"].values():
+        print(comparison_table(summary) + "\n")
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Run what is not there yet.
+
+    Args:
+        args: Command line.
+
+    Returns:
+        Exit status of tools/compare.py.
+    """
     compare = load_tool("compare")
     shared = ["--out", str(args.out), *(["--root", args.root] if args.root else [])]
     once = ["--seeds", "1", "--variant", TEACHER, config("teacher_demo"), "--set", *PLAIN]
@@ -52,12 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variant in variants(args.out):
         every += ["--variant", *variant]
     every += ["--set", *PLAIN, *SCHEDULE]
-    if any(compare.main([*shared, *options, *args.set]) for options in (once, every)):
-        return 1
-    found = results(args.out, range(1, args.seeds + 1))
-    (args.out / "losses_compare.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(table(found["pairs"]))
-    return 0
+    status: int = compare.main([*shared, *once, *args.set])
+    return status or compare.main([*shared, *every, *args.set])
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -66,6 +84,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("log/losses_compare"), help="folder")
     parser.add_argument("--root", default="", help="folder that holds the dataset")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument("--json", type=Path, help="file of the figures, else in the folder")
+    parser.add_argument("--collect", action="store_true",
+                        help="train nothing: figures of what has finished")  # fmt: skip
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
     return parser.parse_args(argv)
@@ -108,36 +129,38 @@ def pairs() -> dict[str, tuple[str, str]]:
 
 
 def results(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """Read the finished runs and compare them pair by pair."""
-    from torchreid_spectral.engine.results import provenance
-    from torchreid_spectral.report.comparison import load_run, summarise
+    """Compare the finished runs pair by pair, under the seeds that both sides have.
 
-    def runs(name: str) -> Any:
-        return [load_run(out / name / f"seed_{seed}") for seed in seeds]
+    Args:
+        out: Folder of the runs.
+        seeds: Those asked for.
 
-    compared = {
-        name: summarise({side: runs(side) for side in sides}) for name, sides in pairs().items()
+    Returns:
+        What is written as JSON; the commit is that of the runs.
+    """
+    compared: dict[str, Any] = {}
+    for name, sides in pairs().items():
+        both = [seed for seed in seeds if all(file(out, side, seed).is_file() for side in sides)]
+        if both:
+            compared[name] = summarise(
+                {side: [load_run(file(out, side, seed).parent) for seed in both] for side in sides}
+            )
+    saved = [json.loads(path.read_text()) for path in sorted(out.glob("*/seed_*/metrics.json"))]
+    commits = ", ".join(sorted({run["commit"] for run in saved}))
+    teacher = file(out, TEACHER, 1)
+    return {
+        **provenance(),
+        "commit": commits,
+        "threads": torch.get_num_threads(),
+        "steps": EPOCHS * STEPS_AN_EPOCH,
+        "teacher": load_run(teacher.parent).metrics if teacher.is_file() else None,
+        "pairs": compared,
     }
-    teacher = load_run(out / TEACHER / "seed_1").metrics
-    steps = EPOCHS * STEPS_AN_EPOCH
-    return {"steps": steps, "teacher": teacher, "pairs": compared} | provenance()
 
 
-def table(compared: dict[str, Any]) -> str:
-    """Lay out mAP in %, mean ± standard deviation, and the paired difference in points."""
-    lines = ["| | without | with | difference |", "|---|---|---|---|"]
-    for name, summary in compared.items():
-        (views,) = summary["datasets"].values()
-        before, after = (row[METRIC] for row in views["none"].values())
-        cells = [percent(before), percent(after), percent(after["difference"], sign="+")]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def percent(spread: dict[str, Any], sign: str = "") -> str:
-    """Write mean ± standard deviation."""
-    mean = f"{100 * spread['mean']:{sign}.1f}"
-    return mean if spread["std"] is None else f"{mean} ± {100 * spread['std']:.1f}"
+def file(out: Path, name: str, seed: int) -> Path:
+    """Give where a run saves its figures."""
+    return out / name / f"seed_{seed}" / "metrics.json"
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_compares_pair_by_pair(monkeypatch, tmp_path, capsys):
                 value = 0.3 + better * (0.1 + seed / 10)
                 folder = tmp_path / name / f"seed_{seed}"
                 folder.mkdir(parents=True)
-                content = {"config": {"train": {"seed": seed}},
+                content = {"commit": "abc", "config": {"train": {"seed": seed}},
                            "metrics": {"d": {"none": {"mAP": value, "rank-1": 0.5}}}}  # fmt: skip
                 (folder / "metrics.json").write_text(json.dumps(content))
         return 0
@@ -83,8 +83,16 @@ def test_compares_pair_by_pair(monkeypatch, tmp_path, capsys):
     (row,) = (r for n, r in found["pairs"]["dark_rank"]["datasets"]["d"]["none"].items()
               if n == module.STUDENT)  # fmt: skip
     assert row["mAP"]["difference"]["mean"] == pytest.approx(0.3)
-    lines = capsys.readouterr().out.splitlines()
-    assert "| `strong` | 30.0 ± 0.0 | 60.0 ± 10.0 | +30.0 ± 10.0 |" in lines
+    assert found["commit"] == "abc"
+    assert "60.00 ± 10.00" in capsys.readouterr().out
+
+    for name in ("strong_walk/seed_3", "softmax_walk/seed_1", "softmax_baseline/seed_2"):
+        (tmp_path / name / "metrics.json").unlink()  # not finished yet
+    path = tmp_path / "some.json"
+    assert module.main(["--out", str(tmp_path), "--collect", "--json", str(path)]) == 0
+    some = json.loads(path.read_text())["pairs"]
+    assert set(map(tuple, some["strong"]["seeds"].values())) == {(1, 2)}
+    assert set(map(tuple, some["softmax"]["seeds"].values())) == {(3,)}
 
 
 def test_a_failed_run_stops_it(monkeypatch, tmp_path):

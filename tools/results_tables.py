@@ -8,6 +8,8 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: online rerank_million -->                 index, answer, time a query
     <!-- table: growth rerank_growth -->                  its suite growth, a line a method
     <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std
+    <!-- table: pairs losses_compare -->                    mAP without and with, a pair a line
+    <!-- table: steps losses_time -->                       time of a step of each loss
 
 Example:
     python tools/results_tables.py
@@ -182,6 +184,27 @@ def comparison(figures: Figures, dataset: str = "") -> list[str]:
     return lines
 
 
+def pairs(figures: Figures) -> list[str]:
+    """Lay out benchmarks/losses_compare.py: a pair a line, mAP by plain distance."""
+    lines = ["| | without | with | difference | seeds |", "|---|---|---|---|---|"]
+    for name, summary in figures["pairs"].items():
+        (views,) = summary["datasets"].values()
+        before, after = (found["mAP"] for found in views["none"].values())
+        cells = [spread(before), spread(after), spread(after["difference"], sign="+")]
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {len(before['by_seed'])} |")
+    return lines
+
+
+def steps(figures: Figures) -> list[str]:
+    """Lay out benchmarks/losses.py: a loss a line."""
+    lines = ["| loss | ms a step | quartiles | relative |", "|---|---|---|---|"]
+    for name, row in figures["losses"].items():
+        low, high = (f"{1000 * value:.0f}" for value in row["quartiles"])
+        cells = [f"{1000 * row['seconds']:.0f}", f"{low} to {high}", f"{row['relative']:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def spread(found: Figures | None, sign: str = "") -> str:
     """Write mean ± std in per cent."""
     if not found:
@@ -191,7 +214,8 @@ def spread(found: Figures | None, sign: str = "") -> str:
 
 
 KINDS: dict[str, Callable[..., list[str]]] = {
-    each.__name__: each for each in (rerank, rates, costs, online, growth, comparison)
+    each.__name__: each
+    for each in (rerank, rates, costs, online, growth, comparison, pairs, steps)
 }
 
 
