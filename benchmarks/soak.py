@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="", help="JSON file")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        samples = watch(Path(folder), 60 * args.minutes)
-    report = judge(samples)
+        samples, done = watch(Path(folder), 60 * args.minutes)
+    report = judge(samples) | done
     text = json.dumps(report, indent=2)
     if args.out:
         Path(args.out).write_text(text + "\n", encoding="utf-8")
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if report["flat"] else 1
 
 
-def watch(folder: Path, seconds: float) -> list[list[float]]:
+def watch(folder: Path, seconds: float) -> tuple[list[list[float]], dict[str, int]]:
     """Train with workers, tests and checkpoints, and look at the process every two seconds."""
     command = [
         sys.executable, "-W", "ignore", "tools/main.py", "--config-file",
@@ -51,7 +51,7 @@ def watch(folder: Path, seconds: float) -> list[list[float]]:
         "8", "data.root", str(folder / "data"), "data.save_dir", str(folder / "log"),
         "train.max_epoch", "100000", "train.batch_size", "32", "train.checkpoint_every", "5",
         "test.eval_freq", "5", "report.ranked_lists", "0", "data.workers", "1",
-        "train.ema_decay", "0.99", "train.graph_every", "10",
+        "train.ema_decay", "0.99", "train.graph_every", "10", "train.print_freq", "1",
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     started, samples = time.monotonic(), []
@@ -61,19 +61,34 @@ def watch(folder: Path, seconds: float) -> list[list[float]]:
     if process.poll() is not None:
         raise SystemExit(f"the run ended by itself with status {process.returncode}")
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=120)
-    return samples
+    if process.wait(timeout=120) != 128 + signal.SIGTERM:
+        raise SystemExit(f"told to stop, the run ended with status {process.returncode}")
+    return samples, work(folder / "log")
 
 
-def state(pid: int) -> tuple[float, float]:
-    """Give resident memory in megabytes and the number of open files."""
+def state(pid: int) -> tuple[float, float, float]:
+    """Give resident memory in megabytes, the number of open files, and that of processes."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(resident.split()[1]) / 1024, float(len(os.listdir(f"/proc/{pid}/fd")))
+    children = sum(len(task.read_text().split()) for task in Path(f"/proc/{pid}/task").glob(
+        "*/children"))  # fmt: skip
+    return (
+        int(resident.split()[1]) / 1024,
+        float(len(os.listdir(f"/proc/{pid}/fd"))),
+        1.0 + children,
+    )
+
+
+def work(log: Path) -> dict[str, int]:
+    """Count what was done, from the run's log."""
+    lines = "".join(path.read_text(encoding="utf-8") for path in log.glob("train.log*"))
+    epochs = [int(part.split("/")[0]) for part in lines.split("epoch: [")[1:]]
+    tests = len(list((log / "model").glob("model.pth.tar-*")))
+    return {"epochs": max(epochs, default=0), "tests": tests}
 
 
 def judge(samples: Sequence[Sequence[float]]) -> dict[str, object]:
-    """Compare the second quarter of the run with the last: the first one warms up."""
+    """Compare the most of the run's second quarter with the last's: the first one warms up."""
     quarter = len(samples) // 4
     early, late = samples[quarter : 2 * quarter], samples[-quarter:]
 
@@ -82,12 +97,15 @@ def judge(samples: Sequence[Sequence[float]]) -> dict[str, object]:
 
     memory = [round(largest(part, 1)) for part in (early, late)]
     files = [int(largest(part, 2)) for part in (early, late)]
+    processes = [int(largest(part, 3)) for part in (early, late)]
     return {
         "seconds": round(samples[-1][0]),
         "memory_megabytes": memory,
         "open_files": files,
-        "flat": memory[1] <= 1.05 * memory[0] and files[1] <= files[0] + 4,
-    }
+        "processes": processes,
+        "flat": memory[1] <= 1.05 * memory[0] and files[1] <= files[0] + 4
+        and processes[1] <= processes[0],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

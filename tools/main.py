@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from torchreid_spectral.errors import InputError, RunError
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the operating system says of a disk that is full or closed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         signum = getattr(error, "signum", 0)
         print(error if signum else f"error: {error}", file=sys.stderr)
         return 128 + signum if signum else 1
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(
+            f"error: {error.filename or 'data.save_dir'} cannot be written ({error.strerror}). "
+            "Checkpoints are intact: make room or mend the permissions, and go on with "
+            "model.resume auto.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:  # before training has begun, or for the second time
         return 130
     return 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
 import shutil
 import sys
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 import torch.utils.model_zoo
 
-from torchreid_spectral._files import write_whole
+from torchreid_spectral._files import write_bytes, write_whole
 from torchreid_spectral.data.images import read_image
 from torchreid_spectral.errors import InputError
 
@@ -255,7 +256,9 @@ def save_checkpoint(
         }
     folder = Path(save_dir)
     path = folder / f"model.pth.tar-{plain['epoch']}"
-    write_whole(path, lambda temporary: torch.save(plain, temporary))
+    buffer = io.BytesIO()  # a full disk is then an OSError, and none of PyTorch's writer
+    torch.save(plain, buffer)
+    write_bytes(path, buffer.getvalue())
     if is_best:
         best = folder / "model-best.pth.tar"
         write_whole(best, lambda temporary: shutil.copyfile(path, temporary))

@@ -4,32 +4,35 @@ import os
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+import torchreid_spectral as ts
+from torchreid_spectral.losses.registry import ID_LOSSES, METRIC_LOSSES
+
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT = 240
 
-# In each process: the step of its rows, with BatchNorm frozen; the first one saves what it got.
+# In each process: two steps of its rows, BatchNorm and dropout off; the first saves what it got.
 STEP = '''
 import sys
 import torch
 import torchreid_spectral as ts
-from torchreid_spectral import _compat
 from torchreid_spectral.config import build, get_default_config, merge_options
 from torchreid_spectral.engine import distributed
-from torchreid_spectral.engine.step import unwrapped
+from torchreid_spectral.engine.base import ReportingMixin
 
-out, *cases = sys.argv[1:]
+out, teacher, *cases = sys.argv[1:]
 ts.register()
 torch.set_num_threads(1)
 
 
 def config(options):
     cfg = get_default_config()
-    merge_options(cfg, options.split())
+    merge_options(cfg, options.replace("TEACHER", teacher).split())
     cfg.use_gpu = False
     return cfg
 
@@ -44,20 +47,22 @@ def step(options):
     with build.active_defaults(cfg):
         model = ts.build_model(cfg.model.name, 4, cfg.loss.name, False).double()
         optimizer = build.build_optimizer(cfg, model)
-        kind = build.image.ImageSpectralEngine
-        kind._loader = lambda self, loader: loader
+        ReportingMixin._loader = lambda self, loader: loader
         engine = build.build_engine(cfg, Data, model, optimizer, None)
+    if getattr(engine, "distillation", None) is not None:
+        engine.distillation.teacher.double()
     model.train()  # in float64, so that what differs is a mistake, and no order of sums
     for module in model.modules():
-        if "BatchNorm" in type(module).__name__:
+        if "BatchNorm" in type(module).__name__ or "Dropout" in type(module).__name__:
             module.eval()
     generator = torch.Generator().manual_seed(1)
-    images = torch.randn(16, 3, 64, 32, generator=generator).double()
+    images = torch.randn(2, 16, 3, 64, 32, generator=generator).double()
     pids = torch.arange(4).repeat_interleave(4)
     rows = slice(distributed.rank() * 16 // distributed.world_size(),
                  (distributed.rank() + 1) * 16 // distributed.world_size())
     engine.prepare_step()
-    shown = engine.forward_backward({"img": images[rows], "pid": pids[rows]})
+    for batch in images:  # the first fills the memory of the walk, where there is one
+        shown = engine.forward_backward({"img": batch[rows], "pid": pids[rows]})
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()
                  if p.grad is not None}
     return shown, gradients
@@ -69,17 +74,42 @@ with distributed.process_group(False):
         torch.save(found, out)
 '''
 
-SPECTRAL = "model.name spectral_osnet_x0_25 loss.name spectral train.optim sgd train.lr 0.0"
-METRICS = ["contrastive", "triplet", "quadruplet", "nca", "circle_pairs", "normalized_cut"]
-CASES = [
-    SPECTRAL,
-    *(f"{SPECTRAL} loss.metric ['{name}']" for name in METRICS),
-    f"{SPECTRAL} loss.metric ['escape'] loss.metric_on both",
-    f"{SPECTRAL} loss.metric ['triplet'] loss.metric_on walked spectral.steps 3 "
-    "spectral.restart 0.2",
-    f"{SPECTRAL} train.chunk_size 4 loss.metric ['triplet']",
-    f"{SPECTRAL} spectral.memory 8",
+SGD = "train.optim sgd train.lr 0.0"
+SPECTRAL = f"model.name spectral_osnet_x0_25 loss.name spectral {SGD}"
+TRIPLET = f"loss.name triplet loss.triplet.weight_x 1.0 {SGD}"
+WALKS = [
+    "heads 4",
+    "heads 4 spectral.group_shuffling True",
+    "top_k 5",
+    "top_k 5 spectral.mutual True",
+    "normalization symmetric",
+    "self_loops False",
+    "detach_transition True",
+    "learn_temperature True",
+    "steps 3 spectral.restart 0.2",
+    "steps inf spectral.restart 0.2",
+    "memory 8",
+    "memory 40 spectral.steps inf spectral.restart 0.2",
+    "supervision walked",
+    "stripes 2",
 ]
+LOSSES = [
+    *(f"{SPECTRAL} loss.metric ['{name}'] loss.metric_on both" for name in METRIC_LOSSES),
+    *(f"{SPECTRAL} distill.teacher osnet_x0_25 distill.weights TEACHER distill.kind {kind}"
+      for kind in ("soft", "hard")),
+    f"{SPECTRAL} spectral.memory 8 train.chunk_size 4 loss.metric ['triplet']",
+    f"model.name osnet_x0_25 {TRIPLET}",
+]  # fmt: skip
+MORE = [
+    *(f"{SPECTRAL} loss.id {name}" for name in ID_LOSSES),
+    f"model.name spectral_osnet_x0_25 {TRIPLET}",
+    f"model.name osnet_x0_25 loss.name contrastive {SGD}",
+    *(f"{SPECTRAL} spectral.{walk} loss.metric ['triplet'] loss.metric_on walked"
+      for walk in WALKS),
+    f"{SPECTRAL} model.attention [{{'after':'conv4','over':'samples'}}]",
+    f"{SPECTRAL} model.name spectral_pcb_p4",
+    f"{SPECTRAL} train.chunk_size 4 loss.metric ['triplet']",
+]  # fmt: skip
 
 
 def free_port():
@@ -113,38 +143,57 @@ def launch(arguments, processes=1, hosts=1):
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory):
-    """Loss and gradients of all cases, by one process and by two."""
+def steps(torchreid, tmp_path_factory):
+    """Loss and gradients of several cases, by one process and by two."""
     folder = tmp_path_factory.mktemp("steps")
-    script = folder / "step.py"
+    script, teacher = folder / "step.py", folder / "teacher.pt"
     script.write_text(STEP)
-    found = []
-    for processes in (1, 2):
-        out = folder / f"{processes}.pt"
-        for (_, errors), status in launch([script, out, *CASES], processes):
-            assert status == 0, errors
-        found.append(torch.load(out))
-    return found
+    torch.manual_seed(2)
+    model = ts.build_model("osnet_x0_25", 4, "softmax", False)
+    torch.save({"state_dict": model.state_dict()}, teacher)
+
+    @cache
+    def measure(cases):
+        found = []
+        for processes in (1, 2):
+            out = folder / f"{processes}.pt"
+            for (_, errors), status in launch([script, out, teacher, *cases], processes):
+                assert status == 0, errors
+            found.append(torch.load(out))
+        return found
+
+    return measure
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [
+    *LOSSES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)])  # fmt: skip
 def test_two_processes_are_one(steps, case, capsys):
-    """BatchNorm frozen, B/2 images each: loss and gradients to 1e-5."""
-    (one, gradients), (two, gradients_of_two) = (found[case] for found in steps)
-    assert one.keys() == two.keys() and gradients.keys() == gradients_of_two.keys()
-    for name, value in one.items():
-        assert two[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    """BatchNorm frozen, B/2 images each: loss and gradients to 1e-5, each of its largest entry."""
+    found = steps(tuple(LOSSES if case in LOSSES else MORE))
+    (one, gradients), (two, gradients_of_two) = (each[case] for each in found)
+    assert one.keys() == two.keys()
+    for name in gradients_of_two.keys() - gradients.keys():  # an output that no loss looks at
+        assert not gradients_of_two[name].any()
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())
-    worst = max(
-        float((gradients_of_two[name] - gradient).abs().max())
+    errors = {
+        name: float((gradients_of_two[name] - gradient).abs().max() / gradient.abs().max())
         for name, gradient in gradients.items()
-    )
+        if gradient.abs().max() > 1e-9 * largest  # others are noise about zero
+    }
     if os.environ.get("SHOW_FIGURES"):
         with capsys.disabled():
-            sys.stdout.write(f"| {case.removeprefix(SPECTRAL)} | {one['loss']:.6f} | "
-                             f"{two['loss']:.6f} | {worst / largest:.1e} |\n")  # fmt: skip
+            short = case.removeprefix(SPECTRAL).replace(SGD, "")
+            sys.stdout.write(f"| {short} | {total(one):.9f} | {total(two):.9f} | "
+                             f"{max(errors.values()):.1e} |\n")  # fmt: skip
     assert largest > 0
-    assert worst <= 1e-5 * largest
+    for name, value in one.items():
+        assert two[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
+    assert max(errors.values()) <= 1e-5
+
+
+def total(shown):
+    """Give the loss, or the sum of torchreid's two."""
+    return shown.get("loss", shown.get("loss_t", 0) + shown.get("loss_x", 0))
 
 
 def run(folder, tiny_options, *more, **how):
@@ -192,8 +241,6 @@ def test_a_batch_that_cannot_be_shared(torchreid, tiny_options, tmp_path):
 
 
 def test_data_parallel_is_refused(torchreid):
-    import torchreid_spectral as ts
-
     model = ts.build_model("spectral_osnet_x0_25", 4, "spectral", False).train()
     model._is_replica = True
     with pytest.raises(RuntimeError, match=r"DataParallel would cut.*torchrun"):

@@ -7,8 +7,10 @@ import importlib.util
 import os
 import pickle
 import resource
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -284,8 +286,36 @@ def test_a_full_disk_leaves_the_checkpoint_before(torchreid, tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [2, 6, 9, 13, 16])
+def test_a_run_on_a_disk_that_is_filled(place, tmp_path, megabytes):
+    """A file system of that size, in a mount namespace: what was saved is whole, or nothing is."""
+    command = [sys.executable, "-W", "ignore", "tools/main.py", *place.arguments,
+               "train.max_epoch", "4", "test.eval_freq", "1"]  # fmt: skip
+    look = (
+        "from torchreid_spectral.engine.checkpoints import CheckpointFolder as C; "
+        f"found = C({str(place.log / 'checkpoints')!r}).latest(); "
+        "print('epochs', found.state['progress']['epoch'] if found else 0)"
+    )
+    script = (
+        f"mount -t tmpfs -o size={megabytes}m none {place.log} || exit 77; "
+        f"{shlex.join(command)}; echo status $?; {sys.executable} -W ignore -c {shlex.quote(look)}"
+    )
+    place.log.mkdir()
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("needs the right to mount")
+    assert "status 1\nepochs " in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "cannot be written" in done.stderr or "could not be written" in done.stderr
+    assert "No space left" in done.stderr and "model.resume auto" in done.stderr
+
+
+@pytest.mark.parametrize("saves", [0, 1, 2])
 @pytest.mark.parametrize("killed_at", range(10))
-def test_killed_at_any_rename_a_whole_checkpoint_is_left(tmp_path, monkeypatch, killed_at):
+def test_killed_at_any_rename_a_whole_checkpoint_is_left(tmp_path, monkeypatch, killed_at, saves):
     """Stop before the n-th rename of a save, go on, save again: never without a checkpoint."""
     from torchreid_spectral import _files
     from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
@@ -306,19 +336,25 @@ def test_killed_at_any_rename_a_whole_checkpoint_is_left(tmp_path, monkeypatch, 
         weights = {"w": torch.full((3,), float(step))}
         folder.save(Checkpoint(weights, {"w": -weights["w"]}, {"step": step}), best=True)
 
-    save(0)
-    save(1)
+    for step in range(saves):
+        save(step)
     monkeypatch.setattr(_files.os, "replace", counted)
     try:
-        save(2)
+        save(saves)
     except Killed:
         pass
     monkeypatch.undo()
     found = folder.latest()
-    assert found.state["step"] in (1, 2)
-    assert float(found.weights["w"][0]) == found.state["step"] == -float(found.averaged["w"][0])
-    save(3)
-    assert folder.latest().state["step"] == 3
+    if found is None:  # killed in the first save: a resumed run starts afresh
+        assert saves == 0 and killed_at < 3
+    else:
+        assert found.state["step"] in (saves - 1, saves)
+        for each in (found, folder.load("best")):
+            step = each.state["step"]
+            assert float(each.weights["w"][0]) == step == -float(each.averaged["w"][0])
+        assert folder.load("best").state["step"] == found.state["step"]
+    save(9)
+    assert folder.latest().state["step"] == 9
 
 
 def test_a_dead_worker_is_reported(place, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_spectral import _compat, registry
-from torchreid_spectral.config.data import build_cache, build_datamanager
+from torchreid_spectral.config.data import build_cache, build_datamanager, leave_augmentation
 from torchreid_spectral.config.losses import STOCK, build_criterion, build_distillation
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.folder_datasets import FolderOptions, folder_defaults
@@ -201,6 +201,7 @@ def build_engine(
         "picture_queries": cfg.report.ranked_lists,
         "options": training_options(cfg),
         "reader": build_cache(cfg, datamanager),
+        "augment": leave_augmentation(cfg, datamanager),
         **reporting,
     }
     if cfg.loss.name in STOCK:

@@ -13,6 +13,7 @@ from torchreid_spectral.config.build import (
     model_options,
     training_options,
 )
+from torchreid_spectral.config.data import AUGMENT
 from torchreid_spectral.config.losses import LOSS_NAMES, check_losses
 from torchreid_spectral.data.cache import CACHES
 from torchreid_spectral.data.synthetic import SyntheticSpec
@@ -76,6 +77,7 @@ def _check_names(cfg: CfgNode) -> None:
         ("sampler.train_sampler", cfg.sampler.train_sampler, samplers),
         ("sampler.train_sampler_t", cfg.sampler.train_sampler_t, samplers),
         ("data.cache", cfg.data.cache, CACHES),
+        ("data.augment", cfg.data.augment, AUGMENT),
         *(("transform", name, TRANSFORMS) for name in cfg.data.transforms),
     ):
         if name not in known:

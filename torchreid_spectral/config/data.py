@@ -9,8 +9,12 @@ from yacs.config import CfgNode
 
 from torchreid_spectral import _compat
 from torchreid_spectral.data.cache import ImageCache
+from torchreid_spectral.data.device_transforms import DeviceTransforms
+from torchreid_spectral.errors import InputError
 
-__all__ = ["build_cache", "build_datamanager"]
+__all__ = ["AUGMENT", "build_cache", "build_datamanager", "leave_augmentation"]
+
+AUGMENT = ("loader", "device")
 
 
 def build_datamanager(cfg: CfgNode) -> Any:  # noqa: ANN401 (torchreid's)
@@ -78,3 +82,28 @@ def build_cache(cfg: CfgNode, datamanager: Any) -> ImageCache | None:  # noqa: A
     return ImageCache(
         paths, cfg.data.height, cfg.data.width, folder if cfg.data.cache == "disk" else None
     )
+
+
+def leave_augmentation(cfg: CfgNode, datamanager: Any) -> DeviceTransforms | None:  # noqa: ANN401
+    """Leave the random part of the training transforms to the device.
+
+    Args:
+        cfg: The effective config.
+        datamanager: Of :func:`build_datamanager`; its training loader then gives bytes.
+
+    Returns:
+        That part; None for ``data.augment loader``.
+
+    Raises:
+        InputError: If a transform has no version for batches.
+    """
+    if cfg.data.augment == "loader":
+        return None
+    if cfg.data.k_tfm > 1:
+        raise InputError(
+            f"data.augment device gives one view of an image: set data.k_tfm 1, got "
+            f"{cfg.data.k_tfm}."
+        )
+    augment = DeviceTransforms(datamanager.transform_tr)
+    datamanager.train_loader.dataset.transform = augment.loader
+    return augment

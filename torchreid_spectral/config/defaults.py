@@ -182,11 +182,13 @@ _SPECTRAL: dict[str, Any] = {
     },
     # cache none, ram or disk: of decoded and resized images; timeout: seconds to wait for a batch.
     # crop_padding: black pixels at each side before random_pad_crop, of data.transforms, crops.
+    # augment device: data.transforms of whole batches on the GPU, with the same distributions.
     "data": {
         "on_error": "raise",
         "persistent_workers": False,
         "timeout": 0.0,
         "cache": "none",
+        "augment": "loader",
         "crop_padding": 10,
     },
     # whitening of the test features, fitted on the training set's: none, pca, zca or iterative;

@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from torchreid_spectral import _compat
 from torchreid_spectral.data.images import ImageReader
@@ -44,6 +46,7 @@ class ReportingMixin(TestMixin):
         progress: Show progress bars on a terminal.
         options: How to train; torchreid's way by default.
         reader: Gives images, from a cache for instance.
+        augment: What a batch of training images goes through on the device; nothing if not given.
         **kwargs: Of the torchreid engine.
     """
 
@@ -59,6 +62,7 @@ class ReportingMixin(TestMixin):
         progress: bool = True,
         options: TrainingOptions | None = None,
         reader: ImageReader | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -69,7 +73,7 @@ class ReportingMixin(TestMixin):
         self.provenance = {**provenance(), **self.record}
         self.picture_queries, self.progress_bars = picture_queries, progress
         self.options = options or TrainingOptions()
-        self._reader = reader
+        self._reader, self.augment = reader, augment
         self._started = time.perf_counter()
         self.tested: dict[str, Any] = {}  # of the last test, for the report
         engine.train_loader = self._loader(engine.train_loader)

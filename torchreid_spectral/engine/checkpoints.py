@@ -11,8 +11,9 @@ File                            Holds
 ``previous.*``                  what ``last`` was before
 ==============================  ==========================================================
 
-Each file is written beside its place, synced and renamed. A run that is killed between two
-renames leaves files that do not belong together: the hashes tell, and ``previous`` is whole.
+Each file is written beside its place, synced and renamed, the weights last. A run that is killed
+between two renames leaves files that do not belong together: the hashes tell, and ``previous`` is
+whole. Where there are no weights yet, the first save was not finished and there is no checkpoint.
 """
 
 from __future__ import annotations
@@ -79,18 +80,11 @@ class CheckpointFolder:
         Raises:
             RunError: If the folder cannot be written; what was there before is still there.
         """
-        files = {_WEIGHTS: safetensors.torch.save(_plain(checkpoint.weights))}
-        if checkpoint.averaged:
-            files[_AVERAGED] = safetensors.torch.save(_plain(checkpoint.averaged))
-        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        buffer = io.BytesIO()
-        torch.save({**checkpoint.state, "format": _FORMAT, "sha256": hashes}, buffer)
         try:
             sweep(self.folder)
             self._keep("last", "previous")
-            for name, content in files.items():
-                write_bytes(self.folder / f"last{name}", content)
-            write_bytes(self.folder / f"last{_STATE}", buffer.getvalue())
+            for suffix, content in _files_of(checkpoint, best).items():
+                write_bytes(self.folder / f"last{suffix}", content)
             if best:
                 self._keep("last", "best")
         except OSError as error:
@@ -111,12 +105,14 @@ class CheckpointFolder:
         """
         first: InputError | None = None
         for name in ("last", "previous"):
-            if not any(self.folder.glob(f"{name}.*")):
+            if not (self.folder / f"{name}{_WEIGHTS}").exists():
                 continue
             try:
                 found = self.load(name)
                 if name != "last":
                     self._keep(name, "last")  # whole again, before it becomes the previous one
+                if found.state.get("is_best"):  # perhaps it was killed before it was kept as such
+                    self._keep(name, "best")
                 return found
             except InputError as error:
                 logger.warning("%s", error)
@@ -170,6 +166,17 @@ class CheckpointFolder:
             path, kept = self.folder / f"{source}{suffix}", self.folder / f"{target}{suffix}"
             if path.exists():
                 write_whole(kept, lambda temporary, path=path: _link(path, temporary))  # type: ignore[misc]
+
+
+def _files_of(checkpoint: Checkpoint, best: bool) -> dict[str, bytes]:
+    """Give the content of each file by its suffix, in the order of writing."""
+    parts = {_AVERAGED: checkpoint.averaged, _WEIGHTS: checkpoint.weights}
+    files = {name: safetensors.torch.save(_plain(part)) for name, part in parts.items() if part}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    buffer = io.BytesIO()
+    own = {"format": _FORMAT, "sha256": hashes, "is_best": best}
+    torch.save({**checkpoint.state, **own}, buffer)
+    return {_STATE: buffer.getvalue(), **files}
 
 
 def _link(source: Path, target: Path) -> None:

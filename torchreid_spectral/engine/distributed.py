@@ -29,6 +29,7 @@ __all__ = [
     "gather",
     "process_group",
     "rank",
+    "share_buffers",
     "span_walks",
     "started_by_torchrun",
     "world_size",
@@ -156,6 +157,18 @@ def average_gradients(network: nn.Module) -> None:
     flat /= world_size()
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients])):
         gradient.copy_(part.view_as(gradient))
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give every process the first one's buffers, such as the statistics of BatchNorm.
+
+    Args:
+        network: Of one kind in every process.
+    """
+    if world_size() == 1:
+        return
+    for buffer in network.buffers():
+        dist.broadcast(buffer, 0)
 
 
 def agree(*values: float) -> list[float]:

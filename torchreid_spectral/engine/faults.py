@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
 from torchreid_spectral.errors import RunError
 
 __all__ = ["Interrupted", "NotFinite", "StopSignals"]
+
+logger = logging.getLogger(__name__)
 
 _MAX_SKIPPED_IN_A_ROW = 20
 
@@ -68,10 +71,15 @@ class NotFinite:
 
     Args:
         policy: ``stop`` or ``skip``.
+
+    Attributes:
+        skipped: Steps that were passed over.
+        checkpoint: The last good one, for the message.
     """
 
     def __init__(self, policy: str) -> None:
         self.policy, self.skipped, self._in_a_row = policy, 0, 0
+        self.checkpoint = "none yet"
 
     def allows(self, values: Mapping[str, float], data: Mapping[str, Any]) -> bool:
         """Say whether the optimiser may take the step.
@@ -91,19 +99,13 @@ class NotFinite:
             self._in_a_row = 0
             return True
         self.skipped, self._in_a_row = self.skipped + 1, self._in_a_row + 1
+        what = f"The training step is not finite ({', '.join(wrong)})"
+        files = ", ".join(map(str, data.get("impath", []))) or "unnamed"
         if self.policy == "skip" and self._in_a_row <= _MAX_SKIPPED_IN_A_ROW:
+            logger.warning("%s and is passed over. Its images: %s", what, files)
             return False
         raise RunError(
-            f"The training step is not finite ({', '.join(wrong)}) on a batch of "
-            f"{_names(data.get('impath', []))}. No checkpoint holds it: lower train.lr, clip with "
+            f"{what}. Last good checkpoint: {self.checkpoint}. Lower train.lr, clip with "
             "train.clip_norm, or pass over such steps with train.on_nan skip; go on with "
-            "model.resume auto."
+            f"model.resume auto. The batch's images: {files}"
         )
-
-
-def _names(paths: Sequence[Any]) -> str:
-    flat = [str(path) for path in paths]
-    if not flat:
-        return "unnamed images"
-    more = f" and {len(flat) - 8} more" if len(flat) > 8 else ""
-    return ", ".join(flat[:8]) + more

@@ -166,6 +166,7 @@ class LoopMixin(StepMixin):
         checkpoint = snapshot(self, meters)
         if distributed.rank() == 0:
             self.folder.save(checkpoint, best=best)
+        self.guard.checkpoint = str(self.folder.folder / "last.safetensors")
 
 
 class Bar:

@@ -7,7 +7,7 @@ accumulation and several processes work for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -37,9 +37,10 @@ class StepMixin:
     """
 
     options = TrainingOptions()
+    augment: Callable[[Tensor], Tensor] | None = None
     average: AveragedModel | None = None
     _parallel: nn.Module | None = None
-    _buffers: Sequence[Tensor] = ()
+    _before: Mapping[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Any:  # noqa: ANN401
         """Give what :meth:`compute_losses` takes: tensors, or nested tuples of them.
@@ -129,10 +130,12 @@ class StepMixin:
         images, targets = engine.parse_data_for_train(data)
         if engine.use_gpu:
             images, targets = images.cuda(non_blocking=True), targets.cuda(non_blocking=True)
+        if self.augment is not None:
+            images = self.augment(images)
         if self.options.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         if self.options.on_nan == "skip":  # BatchNorm has seen the batch before the loss is known
-            self._buffers = [buffer.clone() for buffer in unwrapped(engine.model).buffers()]
+            self._before = _without_parameters(unwrapped(engine.model))
         engine.optimizer.zero_grad()
         loss, parts = self._backward(images, distributed.gather(targets))
         return self._update(loss, parts, data)
@@ -155,6 +158,7 @@ class StepMixin:
             return loss
 
         if self.options.chunk_size:
+            distributed.share_buffers(unwrapped(engine.model))  # as DistributedDataParallel does
             with self._autocast():
                 loss = chunked_backward(
                     unwrapped(engine.model),
@@ -195,8 +199,7 @@ class StepMixin:
             if self.average is not None:
                 self.average.update_parameters(network)
         else:
-            for buffer, before in zip(network.buffers(), self._buffers):
-                buffer.copy_(before)
+            network.load_state_dict(self._before, strict=False)
         self.scaler.update()
         return dict(zip(parts, shown))
 
@@ -222,6 +225,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
         inner: nn.Module = model.module
         return inner
     return model
+
+
+def _without_parameters(network: nn.Module) -> dict[str, Tensor]:
+    """Copy what changes in a step beside the weights: statistics of BatchNorm, a memory."""
+    weights = {name for name, _ in network.named_parameters()}
+    return {
+        name: value.clone() for name, value in network.state_dict().items() if name not in weights
+    }
 
 
 def _scalar(value: Tensor | float, like: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torchreid_spectral import _compat
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import Bar, LoopMixin
 from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, write_json
+from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.engine.whitening import fit_whitening
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import RankingMetrics, Whitening, diagnose, evaluate_blocks
@@ -68,6 +69,9 @@ class TestMixin(LoopMixin):
         kwargs["rerank"] = bool(kwargs.get("rerank")) or self._final_rerank
         if self._training:  # whatever fails in the test, the trained weights are safe
             engine.save_model(engine.epoch, float("nan"), kwargs.get("save_dir", "log"))
+        for network in (unwrapped(engine.model), self.average):
+            if network is not None:  # a process has statistics of its own images
+                distributed.share_buffers(network)
         self._collected: dict[str, dict[str, RankingMetrics]] = {}
         self._seconds: dict[str, float] = {}
         with self._averaged_weights():
@@ -196,8 +200,13 @@ class TestMixin(LoopMixin):
         engine: Any = self
         loaders = [part for parts in engine.test_loader.values() for part in parts.values()]
         skipped: dict[str, int] = {}
-        for loader in (engine.train_loader, *loaders):
-            skipped |= loader.skipped
+        for of_process in distributed.all_objects(
+            [loader.skipped for loader in (engine.train_loader, *loaders)]
+        ):
+            for found in of_process:
+                skipped |= found
+        if distributed.rank() > 0:
+            return
         for line in list(skipped)[:20]:
             logger.warning("Passed over: %s.", line)
         if skipped:
