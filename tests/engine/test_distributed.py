@@ -1,5 +1,6 @@
 """Several processes: the loss and the gradients of one, an evaluation of one, one writer."""
 
+import json
 import os
 import socket
 import subprocess
@@ -18,6 +19,7 @@ TIMEOUT = 240
 
 # In each process: two steps of its rows, BatchNorm and dropout off; the first saves what it got.
 STEP = '''
+import os
 import sys
 import torch
 import torchreid_spectral as ts
@@ -26,6 +28,7 @@ from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.base import ReportingMixin
 
 out, teacher, *cases = sys.argv[1:]
+gpu = "ON_GPU" in os.environ
 ts.register()
 torch.set_num_threads(1)
 
@@ -33,7 +36,7 @@ torch.set_num_threads(1)
 def config(options):
     cfg = get_default_config()
     merge_options(cfg, options.replace("TEACHER", teacher).split())
-    cfg.use_gpu = False
+    cfg.use_gpu = gpu
     return cfg
 
 
@@ -45,7 +48,8 @@ def step(options):
     cfg = config(options)
     torch.manual_seed(0)
     with build.active_defaults(cfg):
-        model = ts.build_model(cfg.model.name, 4, cfg.loss.name, False).double()
+        model = ts.build_model(cfg.model.name, 4, cfg.loss.name, False, gpu).double()
+        model = model.cuda() if gpu else model
         optimizer = build.build_optimizer(cfg, model)
         ReportingMixin._loader = lambda self, loader: loader
         engine = build.build_engine(cfg, Data, model, optimizer, None)
@@ -53,7 +57,8 @@ def step(options):
         engine.distillation.teacher.double()
     model.train()  # in float64, so that what differs is a mistake, and no order of sums
     for module in model.modules():
-        if "BatchNorm" in type(module).__name__ or "Dropout" in type(module).__name__:
+        kind = type(module).__name__
+        if "Dropout" in kind or ("BatchNorm" in kind and not cfg.train.sync_bn):
             module.eval()
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(2, 16, 3, 64, 32, generator=generator).double()
@@ -63,12 +68,12 @@ def step(options):
     engine.prepare_step()
     for batch in images:  # the first fills the memory of the walk, where there is one
         shown = engine.forward_backward({"img": batch[rows], "pid": pids[rows]})
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()
+    gradients = {name: p.grad.cpu().clone() for name, p in model.named_parameters()
                  if p.grad is not None}
     return shown, gradients
 
 
-with distributed.process_group(False):
+with distributed.process_group(gpu):
     found = {case: step(case) for case in cases}
     if distributed.rank() == 0:
         torch.save(found, out)
@@ -110,6 +115,7 @@ MORE = [
     f"{SPECTRAL} model.name spectral_pcb_p4",
     f"{SPECTRAL} train.chunk_size 4 loss.metric ['triplet']",
 ]  # fmt: skip
+ON_GPUS = [*LOSSES, f"{SPECTRAL} train.sync_bn True loss.metric ['triplet']"]
 
 
 def free_port():
@@ -118,27 +124,39 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def launch(arguments, processes=1, hosts=1):
-    """Start processes as torchrun would, ``processes`` on each of ``hosts``."""
-    port, world = free_port(), processes * hosts
+def launch(arguments, processes, **environment):
+    """Start processes as torchrun would on one machine."""
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **environment}
+    world = {"WORLD_SIZE": str(processes)}
+    return finished([
+        start(arguments, **rendezvous, **world, RANK=str(number), LOCAL_RANK=str(number))
+        for number in range(processes)
+    ])  # fmt: skip
+
+
+def torchrun(arguments, hosts):
+    """Start the documented command once a host; the hosts are process groups on loopback."""
+    how = ["-m", "torch.distributed.run", f"--nnodes={hosts}", "--nproc_per_node=1",
+           "--master_addr=127.0.0.1", f"--master_port={free_port()}"]  # fmt: skip
+    return finished(
+        [start([*how, f"--node_rank={number}", *arguments]) for number in range(hosts)]
+    )
+
+
+def start(arguments, **environment):
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    started = []
-    for number in range(world):
-        environment = {
-            **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RANK": str(number),
-            "WORLD_SIZE": str(world), "LOCAL_RANK": str(number % processes),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        }  # fmt: skip
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", *map(str, arguments)],
-                cwd=REPOSITORY,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own, as on a host of its own
+    )
+
+
+def finished(started):
     return [(process.communicate(timeout=TIMEOUT), process.returncode) for process in started]
 
 
@@ -153,11 +171,13 @@ def steps(torchreid, tmp_path_factory):
     torch.save({"state_dict": model.state_dict()}, teacher)
 
     @cache
-    def measure(cases):
+    def measure(cases, **environment):
         found = []
         for processes in (1, 2):
             out = folder / f"{processes}.pt"
-            for (_, errors), status in launch([script, out, teacher, *cases], processes):
+            for (_, errors), status in launch(
+                [script, out, teacher, *cases], processes, **environment
+            ):
                 assert status == 0, errors
             found.append(torch.load(out))
         return found
@@ -169,7 +189,18 @@ def steps(torchreid, tmp_path_factory):
     *LOSSES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)])  # fmt: skip
 def test_two_processes_are_one(steps, case, capsys):
     """BatchNorm frozen, B/2 images each: loss and gradients to 1e-5, each of its largest entry."""
-    found = steps(tuple(LOSSES if case in LOSSES else MORE))
+    compare(steps(tuple(LOSSES if case in LOSSES else MORE)), case, capsys)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("case", ON_GPUS)
+def test_two_gpus_are_one(steps, case, capsys):
+    """The same through NCCL, also with BatchNorm synchronised."""
+    compare(steps(tuple(ON_GPUS), ON_GPU="1"), case, capsys)
+
+
+def compare(found, case, capsys):
     (one, gradients), (two, gradients_of_two) = (each[case] for each in found)
     assert one.keys() == two.keys()
     for name in gradients_of_two.keys() - gradients.keys():  # an output that no loss looks at
@@ -196,46 +227,52 @@ def total(shown):
     return shown.get("loss", shown.get("loss_t", 0) + shown.get("loss_x", 0))
 
 
-def run(folder, tiny_options, *more, **how):
-    options = dict(zip(tiny_options[::2], tiny_options[1::2]))
-    flat = [part for pair in options.items() for part in pair]
-    return launch(
-        ["tools/main.py", "--config-file", "configs/spectral_demo.yaml", *flat,
-         "model.name", "spectral_osnet_x0_25", "data.save_dir", folder, "rerank.k", "5",
-         "report.ranked_lists", "0", *more], **how)  # fmt: skip
+@pytest.fixture
+def command(torchreid, tiny_options):
+    def build(folder, *more):
+        return ["tools/main.py", "--config-file", "configs/spectral_demo.yaml", *tiny_options,
+                "model.name", "spectral_osnet_x0_25", "data.save_dir", str(folder), "rerank.k",
+                "5", "report.ranked_lists", "0", *more]  # fmt: skip
+
+    return build
+
+
+def figures(folder):
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
 
 
 @pytest.mark.slow
-def test_two_hosts_train_test_and_go_on(torchreid, tiny_options, tmp_path):
-    """Two process groups of one process each on loopback, as two machines would."""
-    done = run(tmp_path, tiny_options, hosts=2)
+def test_two_hosts_train_test_and_go_on(command, tmp_path):
+    done = torchrun(command(tmp_path), hosts=2)
     assert [status for _, status in done] == [0, 0], done[0][0][1] + done[1][0][1]
     (first, _), (second, _) = (streams for streams, _ in done)
     assert "mAP" in first and "epoch: [1/1]" in first
     assert second == ""  # one writer
     assert len(list(tmp_path.glob("events.*"))) == 1
     more = ["train.max_epoch", "2", "model.resume", "auto", "test.eval_freq", "1"]
-    done = run(tmp_path, tiny_options, *more, hosts=2)
+    done = torchrun(command(tmp_path, *more), hosts=2)
     assert [status for _, status in done] == [0, 0], done[0][0][1]
     assert "epoch: [2/2]" in done[0][0][0] and "epoch: [1/2]" not in done[0][0][0]
 
 
 @pytest.mark.slow
-def test_shared_evaluation_is_that_of_one_process(torchreid, tiny_options, tmp_path):
-    import json
-
-    figures = []
+@pytest.mark.parametrize("options", [[], ["train.chunk_size", "4", "data.augment", "device"]])
+def test_the_saved_model_is_the_tested_one(command, tmp_path, options):
+    """In the test BatchNorm has the first one's statistics; shared, it is that of one process."""
+    done = launch(command(tmp_path / "two", *options), 2)
+    assert all(status == 0 for _, status in done), done[0][0][1]
+    weights = tmp_path / "two" / "checkpoints" / "last.safetensors"
     for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        done = run(folder, tiny_options, "test.evaluate", "True", processes=processes)
+        folder = tmp_path / f"again{processes}"
+        again = command(folder, "test.evaluate", "True", "model.load_weights", str(weights))
+        done = launch(again, processes)
         assert all(status == 0 for _, status in done), done[0][0][1]
-        figures.append(json.loads((folder / "metrics.json").read_text())["metrics"])
-    assert figures[0] == figures[1]
+        assert figures(folder) == figures(tmp_path / "two")
 
 
 @pytest.mark.slow
-def test_a_batch_that_cannot_be_shared(torchreid, tiny_options, tmp_path):
-    done = run(tmp_path, tiny_options, "train.batch_size", "12", processes=2)
+def test_a_batch_that_cannot_be_shared(command, tmp_path):
+    done = launch(command(tmp_path, "train.batch_size", "12"), 2)
     assert {status for _, status in done} == {2}
     assert "sampler.num_instances" in done[0][0][1]
 

@@ -1,6 +1,7 @@
 """Tests of the training step: chunks, precision, clipping, averages, early stopping."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import jaxtyping
@@ -29,13 +30,14 @@ def build_engine(torchreid, monkeypatch):
 
     monkeypatch.setattr(ReportingMixin, "_loader", lambda self, loader: loader)
 
-    def make(*options, frozen=True):
+    def make(*options, frozen=True, gpu=False):
         cfg = get_default_config()
         merge_options(cfg, [*SPECTRAL, *options])
-        cfg.use_gpu = False
+        cfg.use_gpu = gpu
         torch.manual_seed(0)
         with build.active_defaults(cfg):
-            model = ts.build_model(cfg.model.name, 4, cfg.loss.name, False)
+            model = ts.build_model(cfg.model.name, 4, cfg.loss.name, False, gpu)
+            model = model.cuda() if gpu else model
             optimizer = build.build_optimizer(cfg, model)
             engine = build.build_engine(cfg, Data, model, optimizer, None)
         model.train()
@@ -205,3 +207,37 @@ def test_cached_images_train_the_same_weights(torchreid, tiny_options, tmp_path)
         found.append(load_file(folder / "checkpoints" / "last.safetensors"))
     for other in found[1:]:
         assert all(torch.equal(value, other[name]) for name, value in found[0].items())
+
+
+def test_augmentation_on_the_device_goes_on_where_it_was(torchreid, tiny_options, tmp_path):
+    from safetensors.torch import load_file
+
+    how = ["data.augment", "device", "data.transforms",
+           "['random_flip','random_crop','color_jitter','random_erase']"]  # fmt: skip
+    for folder, epochs in (("whole", "2"), ("parts", "1"), ("parts", "2")):
+        options = [*how, "train.max_epoch", epochs, "test.eval_freq", "1", "model.resume", "auto"]
+        assert run(tiny_options, tmp_path / folder, *options) == 0
+    whole, parts = (
+        load_file(tmp_path / folder / "checkpoints" / "last.safetensors")
+        for folder in ("whole", "parts")
+    )
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+def test_augmentation_on_the_device_has_no_patches(torchreid, tiny_options, tmp_path, capfd):
+    how = ["data.augment", "device", "data.transforms", "['random_patch']"]
+    assert run(tiny_options, tmp_path, *how) == 2
+    assert "data.augment device has no RandomPatch" in capfd.readouterr().err
+
+
+def test_the_same_seed_writes_the_same_log(torchreid, tiny_options, tmp_path):
+    """Line for line, but for times and folders."""
+    logs = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        options = ["train.max_epoch", "2", "test.eval_freq", "1", "data.workers", "2"]
+        assert run(tiny_options, folder, *options) == 0
+        (log,) = folder.glob("train.log*")
+        text = log.read_text().replace(str(folder), "FOLDER")
+        logs.append(re.sub(r"(time|data|eta|images/s) [\d.:]+( \([\d.]+\))?", r"\1", text))
+    assert logs[0].count("epoch: [") >= 4 and "loss" in logs[0]
+    assert logs[0] == logs[1]

@@ -16,108 +16,17 @@ In the state     Meaning
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from torchreid_spectral import _random
-from torchreid_spectral.data.images import BROKEN_IMAGE, ImageReader, reading_with
+from torchreid_spectral.data.images import ImageReader
+from torchreid_spectral.data.items import NamedItems, Ticket
 from torchreid_spectral.errors import InputError, RunError
 
-__all__ = ["ON_ERROR", "EpochLoader", "NamedItems"]
-
-ON_ERROR = ("raise", "skip")
-
-
-class _Ticket(NamedTuple):
-    """A batch to load, and from where its worker's generators go on."""
-
-    indices: list[int]
-    seed: tuple[int, int] | None = None
-    state: str | None = None
-
-
-class NamedItems(Dataset[Any]):
-    """A torchreid dataset that names an image it cannot read, or passes over it.
-
-    A broken training image is replaced by the next readable one of its identity, so that a batch
-    stays P x K; where there is none, and in tests, it is left out.
-
-    Args:
-        dataset: Of torchreid; its ``data`` lists tuples that begin with path(s) and identity.
-        on_error: ``raise`` or ``skip``.
-        reader: Gives images, from a cache for instance.
-    """
-
-    def __init__(
-        self, dataset: Any, on_error: str = "raise", reader: ImageReader | None = None  # noqa: ANN401
-    ) -> None:
-        self.dataset, self.on_error, self.reader = dataset, on_error, reader
-        self._siblings: dict[int, list[int]] = defaultdict(list)
-        if getattr(dataset, "mode", "") == "train":
-            for index, item in enumerate(dataset.data):
-                self._siblings[item[1]].append(index)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:  # noqa: ANN401
-        with reading_with(self.reader):
-            return self.dataset[index]
-
-    def __getitems__(self, ticket: _Ticket) -> dict[str, Any]:
-        """Load a batch.
-
-        Args:
-            ticket: Which.
-
-        Returns:
-            ``items``, or ``error``; and ``skipped``, what was passed over.
-        """
-        worker = torch.utils.data.get_worker_info() is not None
-        if worker and ticket.state is not None:
-            _random.restore(ticket.state)
-        elif worker and ticket.seed is not None:
-            _random.seed_worker(*ticket.seed)
-        skipped: list[str] = []
-        items = []
-        for index in ticket.indices:
-            try:
-                item = self._load(index, skipped)
-            except BROKEN_IMAGE as error:
-                # Raised in a worker it would come out buried in a traceback.
-                return {"error": f"{self._name(index, error)}, or set data.on_error skip."}
-            if item is not None:
-                items.append({**item, "index": index})
-        return {"items": items, "skipped": skipped, "rng": _random.capture() if worker else None}
-
-    def _load(self, index: int, skipped: list[str]) -> Any:  # noqa: ANN401
-        try:
-            return self[index]
-        except BROKEN_IMAGE as error:
-            if self.on_error == "raise":
-                raise
-            skipped.append(self._name(index, error))
-        for sibling in _others(self._siblings.get(self.dataset.data[index][1], []), index):
-            try:
-                return self[sibling]
-            except BROKEN_IMAGE:
-                continue
-        return None
-
-    def _name(self, index: int, error: BaseException) -> str:
-        path = self.dataset.data[index][0]
-        where = path if isinstance(path, str) else f"One of {path[0]} and the next {len(path) - 1}"
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return (
-            f"{where} cannot be read ({reason}): image {index} of the "
-            f"{getattr(self.dataset, 'mode', '')} set of {type(self.dataset).__name__}. Mend the "
-            "file, remove it"
-        )
-
+__all__ = ["EpochLoader"]
 
 class EpochLoader:
     """Iterates over a torchreid loader, an epoch at a time, from any position.
@@ -153,7 +62,7 @@ class EpochLoader:
         self.batch_size, self.workers = int(loader.batch_size), int(loader.num_workers)
         self.rank, self.world_size = rank, world_size
         self.dataset = NamedItems(loader.dataset, on_error, reader)
-        self._tickets: list[_Ticket] = []
+        self._tickets: list[Ticket] = []
         self._inner: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_sampler=_Tickets(self),  # type: ignore[arg-type]
@@ -243,17 +152,17 @@ class EpochLoader:
             batches.pop()
         return batches
 
-    def _ticket(self, number: int, batch: list[int]) -> _Ticket:
+    def _ticket(self, number: int, batch: list[int]) -> Ticket:
         if self.drop_last:  # whole identities for each process, all of one length
             share = len(batch) // self.world_size
             rows = batch[self.rank * share : (self.rank + 1) * share]
         else:
             rows = batch[self.rank :: self.world_size]
         if number >= self.workers:
-            return _Ticket(rows)
+            return Ticket(rows)
         slot = (self.position + number) % self.workers
         state = self._slots.get(str(slot))
-        return _Ticket(rows, None if state else (self._base_seed, slot), state)
+        return Ticket(rows, None if state else (self._base_seed, slot), state)
 
     def _open(self, loaded: dict[str, Any], number: int) -> dict[str, Any] | None:
         if "error" in loaded:
@@ -263,6 +172,13 @@ class EpochLoader:
         if loaded["rng"] is not None:
             self._slots[str(number % self.workers)] = loaded["rng"]
         batch: dict[str, Any] | None = loaded["batch"]
+        if self.drop_last and self.world_size > 1:
+            share = self.batch_size // self.world_size
+            if batch is None or len(batch["index"]) < share:
+                raise InputError(
+                    "An identity has no readable image left, and processes share batches of one "
+                    f"length: mend or remove its images ({'; '.join(loaded['skipped'])})."
+                )
         return batch
 
 
@@ -272,7 +188,7 @@ class _Tickets:
     def __init__(self, owner: EpochLoader) -> None:
         self.owner = owner
 
-    def __iter__(self) -> Iterator[_Ticket]:
+    def __iter__(self) -> Iterator[Ticket]:
         return iter(self.owner._tickets)
 
     def __len__(self) -> int:
@@ -284,11 +200,6 @@ def _collate(loaded: dict[str, Any]) -> dict[str, Any]:
         return loaded
     items = loaded.pop("items")
     return loaded | {"batch": default_collate(items) if items else None}
-
-
-def _others(siblings: Sequence[int], index: int) -> list[int]:
-    place = siblings.index(index) if index in siblings else 0
-    return [*siblings[place + 1 :], *siblings[:place]]
 
 
 def _loader_error(error: RuntimeError) -> RuntimeError:

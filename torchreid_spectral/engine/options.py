@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torchreid_spectral.data.loading import ON_ERROR
+from torchreid_spectral.data.items import ON_ERROR
 from torchreid_spectral.errors import InputError
 
 __all__ = ["TrainingOptions"]

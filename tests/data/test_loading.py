@@ -1,0 +1,53 @@
+"""Tests of the loader that knows where it is."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from torchreid_spectral.data.loading import EpochLoader
+from torchreid_spectral.errors import InputError
+
+
+class Pairs:
+    """Four identities of two images; both of the second cannot be read."""
+
+    mode = "train"
+    data = [(f"{index}.jpg", index // 2, 0, 0) for index in range(8)]
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        if index in (2, 3):
+            raise OSError("no image")
+        return {"img": torch.zeros(1), "pid": index // 2}
+
+
+def loader(**options):
+    return EpochLoader(DataLoader(Pairs(), batch_size=4, drop_last=True), **options)
+
+
+def test_an_identity_without_images_is_left_out():
+    seen = loader(on_error="skip")
+    assert [batch["index"].tolist() for batch in seen] == [[0, 1], [4, 5, 6, 7]]
+    assert len(seen.skipped) == 2
+
+
+def test_processes_cannot_share_a_batch_that_is_short():
+    assert len(list(loader(on_error="skip", rank=0, world_size=2))) == 2
+    with pytest.raises(InputError, match=r"no readable image left.*2.jpg cannot be read"):
+        list(loader(on_error="skip", rank=1, world_size=2))
+
+
+def test_a_broken_image_is_named():
+    with pytest.raises(InputError, match=r"2.jpg cannot be read \(no image\): image 2 of"):
+        list(loader())
+
+
+def test_processes_take_whole_identities_of_one_order():
+    good = DataLoader([{"img": index} for index in range(12)], batch_size=4, drop_last=True)
+    parts = [
+        [batch["img"].tolist() for batch in EpochLoader(good, rank=rank, world_size=2)]
+        for rank in (0, 1)
+    ]
+    assert parts == [[[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], [10, 11]]]
