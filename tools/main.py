@@ -129,7 +129,12 @@ def set_backends(cfg: Any) -> None:
         # CUDA's own libraries need this too; what still differs on a GPU raises an error.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    if cfg.use_gpu:
+    if not cfg.use_gpu:
+        print(
+            f"CPU, {torch.get_num_threads()} threads, oneDNN {torch.backends.mkldnn.enabled}, "
+            f"deterministic {cfg.train.deterministic}"
+        )
+    else:
         torch.backends.cudnn.benchmark = not cfg.train.deterministic
         torch.backends.cudnn.deterministic = cfg.train.deterministic
         print(
