@@ -46,15 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.one:
         print(json.dumps(measure(args)))
         return 0
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in args.only}
     for _ in range(args.repeats):
-        for name in CONTESTANTS:
+        for name in args.only:
             found[name].append(in_fresh_process(name, args))
     report = {
         "command": " ".join(sys.argv),
         "contestants": {name: summary(name, runs) for name, runs in found.items()},
         **ratios(found),
-        **found["ours"][0]["machine"],
+        **found[args.only[0]][0]["machine"],
     }
     text = json.dumps(report, indent=2)
     if args.out:
@@ -76,6 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3, help="fresh processes of each")
     parser.add_argument("--out", default="", help="JSON file")
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--one", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--options", nargs="*", default=[], help="config KEY VALUE ... of ours")
     return parser.parse_args(argv)
@@ -104,7 +105,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     ts.register()
     engine = build(args)
-    times = timed(engine, args.warmup + args.steps)
+    times, waits = timed(engine, args.warmup + args.steps)
     cuda = torch.cuda.is_available()
     peak = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(
         resource.RUSAGE_SELF).ru_maxrss  # fmt: skip
@@ -112,6 +113,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
     return {
         "images_per_second": args.batch / statistics.median(steps),
+        "seconds_a_step": statistics.median(steps),
+        "waiting_for_data": sum(waits[args.warmup :]) / sum(steps),
         "spread": [args.batch / max(steps), args.batch / min(steps)],
         "peak_bytes": peak,
         "profile": profile(engine),
@@ -172,22 +175,24 @@ class Enough(Exception):
     """Raised when enough steps are timed."""
 
 
-def timed(engine: Any, count: int) -> list[float]:
-    """Time steps of the engine's own ``train``, epoch after epoch."""
+def timed(engine: Any, count: int) -> tuple[list[float], list[float]]:
+    """Time steps of the engine's own ``train``, epoch after epoch, and the waits before them."""
     import contextlib
     import io
 
     import torch
 
-    inner, times, last = engine.forward_backward, [], [0.0]
+    inner, times, waits, last = engine.forward_backward, [], [], [0.0]
 
     def step(data: Any) -> Any:
+        begun = time.perf_counter()
         found = inner(data)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
         if last[0]:
             times.append(now - last[0])
+            waits.append(begun - last[0])
         last[0] = now
         if len(times) >= count:
             raise Enough
@@ -198,7 +203,7 @@ def timed(engine: Any, count: int) -> list[float]:
         for engine.epoch in range(10**6):
             engine.train(print_freq=10)
     engine.forward_backward = inner
-    return times
+    return times, waits
 
 
 def profile(engine: Any) -> dict[str, float]:
@@ -225,6 +230,8 @@ def summary(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "what": WHAT[name],
         "images_per_second": statistics.median(speeds),
         "of_runs": speeds,
+        "spread": [min(run["spread"][0] for run in runs), max(run["spread"][1] for run in runs)],
+        "waiting_for_data": statistics.median(run["waiting_for_data"] for run in runs),
         "peak_megabytes": round(max(run["peak_bytes"] for run in runs) / 2**20),
         "profile": runs[0]["profile"],
     }
@@ -240,6 +247,7 @@ def ratios(found: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
             for one, other in zip(found[above], found[below])
         )
         for name, (above, below) in pairs.items()
+        if above in found and below in found
     }
 
 

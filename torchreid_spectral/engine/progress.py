@@ -101,39 +101,10 @@ def apply(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
     Raises:
         InputError: If the checkpoint is of another model, optimiser, data or number of processes.
     """
-    state, names = checkpoint.state, list(engine._models)
     try:
-        for name in names:
-            prefix = f"{name}:" if len(names) > 1 else ""
-            weights = {key.removeprefix(prefix): value for key, value in checkpoint.weights.items()
-                       if key.startswith(prefix)}  # fmt: skip
-            unwrapped(engine._models[name]).load_state_dict(weights)
-            parts = state["models"][name]
-            if parts["kinds"] != _kinds(engine, name):
-                raise InputError(
-                    f"The checkpoint does not fit: it is of {parts['kinds']}, this run has "
-                    f"{_kinds(engine, name)}. Resume with the config it was trained with."
-                )
-            engine._optims[name].load_state_dict(parts["optimizer"])
-            if engine._scheds[name] is not None:
-                engine._scheds[name].load_state_dict(parts["scheduler"])
-        for name, module in _losses(engine):
-            module.load_state_dict(state["losses"][name])
-        if engine.scaler.is_enabled() and state["scaler"]:
-            engine.scaler.load_state_dict(state["scaler"])
-        if engine.average is not None and checkpoint.averaged:
-            engine.average.module.load_state_dict(checkpoint.averaged)
-            engine.average.n_averaged.fill_(state["averages"])
-        rank, known = distributed.rank(), len(state["rng"])
-        if known != distributed.world_size():
-            raise InputError(
-                f"{known} processes wrote the checkpoint, {distributed.world_size()} want to go "
-                "on. Start as many."
-            )
-        engine.train_loader.resume(state["loader"][rank])
-        engine.train_loader.skipped = dict(state["skipped"]["images"])
-        engine.guard.skipped = int(state["skipped"]["steps"])
-        engine.progress = Progress(**state["progress"])
+        for name in engine._models:
+            _apply_model(engine, name, checkpoint)
+        return _apply_rest(engine, checkpoint)
     except InputError:
         raise
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
@@ -143,6 +114,45 @@ def apply(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
             "with the config it was trained with, or take its weights alone with "
             "model.load_weights."
         ) from error
+
+
+def _apply_model(engine: Any, name: str, checkpoint: Checkpoint) -> None:  # noqa: ANN401
+    """Load a model, its optimiser and its schedule."""
+    prefix = f"{name}:" if len(engine._models) > 1 else ""
+    weights = {key.removeprefix(prefix): value for key, value in checkpoint.weights.items()
+               if key.startswith(prefix)}  # fmt: skip
+    unwrapped(engine._models[name]).load_state_dict(weights)
+    parts = checkpoint.state["models"][name]
+    if parts["kinds"] != _kinds(engine, name):
+        raise InputError(
+            f"The checkpoint does not fit: it is of {parts['kinds']}, this run has "
+            f"{_kinds(engine, name)}. Resume with the config it was trained with."
+        )
+    engine._optims[name].load_state_dict(parts["optimizer"])
+    if engine._scheds[name] is not None:
+        engine._scheds[name].load_state_dict(parts["scheduler"])
+
+
+def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
+    """Load losses, scaler, average and position; give the states of the random generators."""
+    state = checkpoint.state
+    for name, module in _losses(engine):
+        module.load_state_dict(state["losses"][name])
+    if engine.scaler.is_enabled() and state["scaler"]:
+        engine.scaler.load_state_dict(state["scaler"])
+    if engine.average is not None and checkpoint.averaged:
+        engine.average.module.load_state_dict(checkpoint.averaged)
+        engine.average.n_averaged.fill_(state["averages"])
+    rank, known = distributed.rank(), len(state["rng"])
+    if known != distributed.world_size():
+        raise InputError(
+            f"{known} processes wrote the checkpoint, {distributed.world_size()} want to go "
+            "on. Start as many."
+        )
+    engine.train_loader.resume(state["loader"][rank])
+    engine.train_loader.skipped = dict(state["skipped"]["images"])
+    engine.guard.skipped = int(state["skipped"]["steps"])
+    engine.progress = Progress(**state["progress"])
     rng: str = state["rng"][rank]
     return rng
 

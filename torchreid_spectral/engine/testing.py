@@ -117,33 +117,16 @@ class TestMixin(LoopMixin):
         ranks: Sequence[int] = (1, 5, 10, 20),
         rerank: bool = False,
     ) -> tuple[float, float]:
-        started = time.perf_counter()
-        query = self._extract(query_loader, "query")
-        gallery = self._extract(gallery_loader, "gallery")
-        seconds = time.perf_counter() - started
-        self._seconds[f"{dataset_name}/features"] = seconds
-        logger.info(
-            "%d images through the network, %.0f images/s",
-            len(query[1]) + len(gallery[1]),
-            (len(query[1]) + len(gallery[1])) / seconds,
-        )
+        query, gallery = self._both(dataset_name, query_loader, gallery_loader)
         if distributed.rank() > 0:  # the first process evaluates
             return 0.0, 0.0
-        if normalize_feature:
-            query[0], gallery[0] = normalize(query[0], dim=1), normalize(gallery[0], dim=1)
-        if self.whitening is not None:
-            query[0] = self.whitening.transform(query[0])
-            gallery[0] = self.whitening.transform(gallery[0])
-        diagnosis = diagnose(query[1], gallery[1], query[2], gallery[2])
-        if not diagnosis.num_valid:
-            raise InputError(f"{dataset_name}: {diagnosis}")
-        if diagnosis.num_valid < diagnosis.num_queries:
-            logger.info("%s", diagnosis)
-        views: dict[str, Reranker] = {PLAIN: NoReranking(metric=METRIC_NAMES[dist_metric])}
-        if rerank and self.reranker is not None:
-            views[self.reranker_name] = self.reranker
-        elif rerank:  # what the flag means in torchreid
-            views["k_reciprocal"] = KReciprocal(metric=METRIC_NAMES[dist_metric])
+        for part in (query, gallery):
+            if normalize_feature:
+                part[0] = normalize(part[0], dim=1)
+            if self.whitening is not None:
+                part[0] = self.whitening.transform(part[0])
+        _check_queries(dataset_name, query, gallery)
+        views = self._views(dist_metric, rerank)
         self._collected[dataset_name] = collected = {}
         for view, method in views.items():
             started = time.perf_counter()
@@ -164,6 +147,25 @@ class TestMixin(LoopMixin):
         self._draw(dataset_name, images, views, query[0], visrank, visrank_topk, save_dir)
         plain = collected[PLAIN]
         return plain.rank(1), plain.mAP
+
+    def _both(self, dataset_name: str, query: Any, gallery: Any) -> list[list[Any]]:  # noqa: ANN401
+        """Extract from both loaders, and say how fast."""
+        started = time.perf_counter()
+        parts = [self._extract(query, "query"), self._extract(gallery, "gallery")]
+        seconds = time.perf_counter() - started
+        count = sum(len(part[1]) for part in parts)
+        self._seconds[f"{dataset_name}/features"] = seconds
+        logger.info("%d images through the network, %.0f images/s", count, count / seconds)
+        return parts
+
+    def _views(self, dist_metric: str, rerank: bool) -> dict[str, Reranker]:
+        """Give the post-processings to evaluate by name: none, and one where it is asked for."""
+        views: dict[str, Reranker] = {PLAIN: NoReranking(metric=METRIC_NAMES[dist_metric])}
+        if rerank and self.reranker is not None:
+            views[self.reranker_name] = self.reranker
+        elif rerank:  # what the flag means in torchreid
+            views["k_reciprocal"] = KReciprocal(metric=METRIC_NAMES[dist_metric])
+        return views
 
     def _extract(self, loader: Any, title: str) -> list[Any]:  # noqa: ANN401
         """Give features (N, D), identities, cameras and places (N,) of a loader."""
@@ -252,6 +254,15 @@ class TestMixin(LoopMixin):
         path = Path(save_dir) / "metrics.json"
         write_json(metrics, path)
         logger.info("Metrics saved to %s", path)
+
+
+def _check_queries(dataset_name: str, query: Sequence[Any], gallery: Sequence[Any]) -> None:
+    """Stop where no query has an answer in the gallery, and tell where some have none."""
+    diagnosis = diagnose(query[1], gallery[1], query[2], gallery[2])
+    if not diagnosis.num_valid:
+        raise InputError(f"{dataset_name}: {diagnosis}")
+    if diagnosis.num_valid < diagnosis.num_queries:
+        logger.info("%s", diagnosis)
 
 
 def _in_order(shares: Sequence[Sequence[Sequence[Any]]]) -> list[Any]:
