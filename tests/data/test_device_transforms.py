@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from torchreid_spectral.data import device_transforms
 from torchreid_spectral.data.device_transforms import DeviceTransforms
 from torchreid_spectral.data.transforms import crop_defaults
 from torchreid_spectral.errors import InputError
@@ -29,7 +30,7 @@ def transforms(torchreid):
 
 @pytest.fixture
 def image():
-    pixels = np.random.default_rng(0).integers(40, 216, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(40, 140, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
@@ -79,6 +80,18 @@ def test_every_picture_is_one_of_torchreids(torchreid, transforms, image, word):
     steps = 1.01 if word == "random_crop" else 6.0  # of 255; jitter is continuous
     for nearest in (furthest.min(0).values, furthest.min(1).values):
         assert nearest.quantile(0.99) < steps / 255 / 0.224
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.15])
+def test_jitter_of_one_strength_is_pillows(torchreid, image, factor):
+    from torchvision.transforms.functional import adjust_brightness, adjust_contrast, pil_to_tensor
+
+    pixels, strength = pil_to_tensor(image)[None].float(), torch.tensor(factor)
+    for ours, theirs in (
+        (device_transforms._contrasted(pixels, strength), adjust_contrast(image, factor)),
+        (device_transforms._blended(pixels, 0.0, strength), adjust_brightness(image, factor)),
+    ):
+        assert (ours[0] - pil_to_tensor(theirs)).abs().max() <= 1  # rounding of float32
 
 
 def test_erased_rectangles_have_torchreids_sizes(torchreid, transforms, image):
