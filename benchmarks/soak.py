@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchreid_spectral.engine.results import provenance
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         samples, done = watch(Path(folder), 60 * args.minutes)
-    report = judge(samples) | done
+    report = judge(samples) | done | provenance()
     text = json.dumps(report, indent=2)
     if args.out:
         Path(args.out).write_text(text + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: rates rerank_sensitivity -->              mAP and rank-1 alone
     <!-- table: online rerank_million -->                 index, answer, time a query
     <!-- table: growth rerank_growth -->                  its suite growth, a line a method
+    <!-- table: training training_cpu -->                 benchmarks/training.py
     <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std
     <!-- table: pairs losses_compare -->                    mAP without and with, a pair a line
     <!-- table: steps losses_time -->                       time of a step of each loss
@@ -205,6 +206,24 @@ def steps(figures: Figures) -> list[str]:
     return lines
 
 
+def training(figures: Figures) -> list[str]:
+    """Lay out what benchmarks/training.py found: speed, memory, and where a step's time goes."""
+    lines = [
+        "| engine | images/s (slowest to fastest step) | waiting for data | peak MB "
+        "| largest operators, share of a step |",
+        "|---|---|---|---|---|",
+    ]
+    for found in figures["contestants"].values():
+        slowest, fastest = found["spread"]
+        largest = list(found["profile"].items())[:4]
+        operators = ", ".join(f"`{name}` {100 * share:.0f}%" for name, share in largest)
+        cells = [f"{found['images_per_second']:.1f} ({slowest:.1f} to {fastest:.1f})",
+                 f"{100 * found['waiting_for_data']:.1f}%",
+                 f"{found['peak_megabytes']:,}", operators]  # fmt: skip
+        lines.append(f"| {found['what']} | {' | '.join(cells)} |")
+    return lines + summary(figures)
+
+
 def spread(found: Figures | None, sign: str = "") -> str:
     """Write mean ± std in per cent."""
     if not found:
@@ -215,7 +234,7 @@ def spread(found: Figures | None, sign: str = "") -> str:
 
 KINDS: dict[str, Callable[..., list[str]]] = {
     each.__name__: each
-    for each in (rerank, rates, costs, online, growth, comparison, pairs, steps)
+    for each in (rerank, rates, costs, online, growth, training, comparison, pairs, steps)
 }
 
 

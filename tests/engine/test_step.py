@@ -187,13 +187,14 @@ def test_a_run_stops_early_and_shows_its_graph(torchreid, tiny_options, tmp_path
 
     assert run(tiny_options, tmp_path, "train.max_epoch", "6", "test.eval_freq", "1",
                "train.patience", "1", "train.lr", "1e-9",
-               "train.graph_every", "1") == 0  # fmt: skip
+               "train.graph_every", "1", "spectral.learn_temperature", "True") == 0  # fmt: skip
     assert "epoch: [6/6]" not in capfd.readouterr().out
     assert (tmp_path / "checkpoints" / "best.safetensors").exists()
     events = EventAccumulator(str(tmp_path)).Reload()
     scalars = set(events.Tags()["scalars"])
-    assert {"Train/loss", "Train/acc", "Train/acc_walked", "Train/escape", "Train/lr",
-            "Train/images_per_second", "Graph/ncut"} <= scalars  # fmt: skip
+    steps = {"loss", "loss_id", "acc", "acc_walked", "escape", "lr", "images_per_second"}
+    assert {f"Train/{name}" for name in steps} <= scalars
+    assert {"Graph/ncut", "Graph/temperature_0"} <= scalars
     assert events.Tags()["images"] == ["Graph/affinity"]
 
 

@@ -17,6 +17,9 @@ between
 
 <!-- table: comparison seeds -->
 <!-- end -->
+
+<!-- table: training steps -->
+<!-- end -->
 """
 
 
@@ -44,8 +47,17 @@ def drawn(tables, tmp_path, monkeypatch):
     other = {"mean": 0.6, "std": None, "difference": {"mean": -0.1, "std": 0.02}}
     found = {"base": {"mAP": shared, "rank-1": shared}, "other": {"mAP": other, "rank-1": other}}
     seeds = {"seeds": {"base": [1], "other": [1]}, "datasets": {"market1501": {"none": found}}}
+    engine = {
+        "what": "ours",
+        "images_per_second": 12.34,
+        "spread": [11.0, 13.0],
+        "waiting_for_data": 0.02,
+        "peak_megabytes": 1234,
+        "profile": {"aten::mm": 0.5},
+    }
+    steps = {"contestants": {"ours": engine}, "summary": {"ours / theirs": 2.0}}
     (tmp_path / "results").mkdir()
-    for name, content in (("measured", figures), ("seeds", seeds)):
+    for name, content in (("measured", figures), ("seeds", seeds), ("steps", steps)):
         (tmp_path / "results" / f"{name}.json").write_text(json.dumps(content | made))
     page = tmp_path / "page.md"
     page.write_text(PAGE)
@@ -65,5 +77,7 @@ def test_tables_are_written_between_their_comments(tables, drawn, capsys):
     assert "| a / b | 12.3 |" in text
     assert "| `base` | 50.0 ± 1.0 | 50.0 ± 1.0 |  |" in text
     assert "| `other` | 60.0 | 60.0 | -10.0 ± 2.0 |" in text
-    assert text.count("Commit abc, torch 2.0, Linux, 2 threads") == 2
+    assert "| ours | 12.3 (11.0 to 13.0) | 2.0% | 1,234 | `aten::mm` 50% |" in text
+    assert "| ours / theirs | 2 |" in text
+    assert text.count("Commit abc, torch 2.0, Linux, 2 threads") == 3
     assert tables.main(["--check"]) == 0
