@@ -1,6 +1,8 @@
 """Tests of torchreid_spectral._compat and of registration, in both layouts of torchreid."""
 
 import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -185,3 +187,9 @@ def test_empty_checkpoint_is_named(tmp_path):
     (tmp_path / "empty.pth").write_bytes(b"")
     with pytest.raises(InputError, match="empty.pth is not a checkpoint"):
         _compat.load_checkpoint(tmp_path / "empty.pth")
+
+
+def test_import_says_nothing_of_the_evaluator_that_is_not_used():
+    code = "import torchreid_spectral as ts; ts.register()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Cython" not in run.stderr

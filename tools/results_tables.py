@@ -8,6 +8,7 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: online rerank_million -->                 index, answer, time a query
     <!-- table: growth rerank_growth -->                  its suite growth, a line a method
     <!-- table: training training_cpu -->                 benchmarks/training.py
+    <!-- table: onnx onnx_parity -->                      benchmarks/onnx_parity.py
     <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std
     <!-- table: pairs losses_compare -->                    mAP without and with, a pair a line
     <!-- table: steps losses_time -->                       time of a step of each loss
@@ -224,6 +225,16 @@ def training(figures: Figures) -> list[str]:
     return lines + summary(figures)
 
 
+
+def onnx(figures: Figures) -> list[str]:
+    """Lay out benchmarks/onnx_parity.py: a backbone a line."""
+    lines = ["| family | backbone | largest difference | relative |", "|---|---|---|---|"]
+    for row in figures["models"]:
+        found = f"{row['difference']:.1e} | {row['relative']:.1e}"
+        lines.append(f"| {row['family']} | `{row['model']}` | {found} |")
+    return lines
+
+
 def spread(found: Figures | None, sign: str = "") -> str:
     """Write mean ± std in per cent."""
     if not found:
@@ -234,7 +245,7 @@ def spread(found: Figures | None, sign: str = "") -> str:
 
 KINDS: dict[str, Callable[..., list[str]]] = {
     each.__name__: each
-    for each in (rerank, rates, costs, online, growth, training, comparison, pairs, steps)
+    for each in (rerank, rates, costs, online, growth, training, comparison, pairs, steps, onnx)
 }
 
 

@@ -14,6 +14,7 @@ import io
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +70,10 @@ def load() -> ModuleType:
     """
     _mend_torchvision()
     try:
-        torchreid = importlib.import_module("torchreid")
+        with warnings.catch_warnings():
+            # its evaluator, which this package does not use
+            warnings.filterwarnings("ignore", "Cython evaluation", UserWarning)
+            torchreid = importlib.import_module("torchreid")
     except ModuleNotFoundError as error:
         if error.name != "torchreid":
             raise
