@@ -174,6 +174,8 @@ def test_rejects_chunks():
         evaluate_blocks(blocks(distances, 4), ids[0][:3], *ids[1:])
     with pytest.raises(InputError, match="There are no queries"):
         evaluate_blocks(iter(()), *ids)
+    with pytest.raises(InputError, match="The blocks are of 16 queries, q_pids of 17"):
+        evaluate_blocks(list(blocks(distances, 4))[:-1], *ids)
     with pytest.raises(InputError, match="None of the 17 queries"):
         evaluate_blocks(blocks(distances, 4), ids[0] + 100, *ids[1:])
 

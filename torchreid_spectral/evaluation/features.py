@@ -45,7 +45,7 @@ def evaluate_blocks(
         The means.
 
     Raises:
-        InputError: If no query can be evaluated.
+        InputError: If no query can be evaluated, or the blocks are not of all queries.
 
     Example:
         >>> from torchreid_spectral.rerank import build_reranker
@@ -53,17 +53,17 @@ def evaluate_blocks(
         >>> blocks = build_reranker("none").fit(x).iter_distances(x)
         >>> evaluate_blocks(blocks, pids, pids, camids, camids + 1).mAP
         1.0
-    """  # noqa: DOC502
+    """
     q_pids, q_camids = np.asarray(q_pids), np.asarray(q_camids)
-    return QueryResults.mean(
-        [
-            evaluate_queries(
-                np.asarray(block), q_pids[rows], g_pids, q_camids[rows], g_camids, max_rank,
-                use_metric_cuhk03,
-            )
-            for rows, block in blocks
-        ]
-    )
+    parts, count = [], 0
+    for rows, block in blocks:
+        ids = (q_pids[rows], g_pids, q_camids[rows], g_camids)
+        parts.append(evaluate_queries(np.asarray(block), *ids, max_rank, use_metric_cuhk03))
+        count += len(block)
+    found = QueryResults.mean(parts)
+    if count != len(q_pids):
+        raise InputError(f"The blocks are of {count} queries, q_pids of {len(q_pids)}.")
+    return found
 
 
 def evaluate_indices(
