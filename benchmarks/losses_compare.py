@@ -68,7 +68,8 @@ def train(args: argparse.Namespace) -> int:
         Exit status of tools/compare.py.
     """
     compare = load_tool("compare")
-    shared = ["--out", str(args.out), *(["--root", args.root] if args.root else [])]
+    shared = ["--out", str(args.out), "--jobs", str(args.jobs)]
+    shared += ["--root", args.root] if args.root else []
     once = ["--seeds", "1", "--variant", TEACHER, config("teacher_demo"), "--set", *PLAIN]
     every = ["--seeds", str(args.seeds)]
     for variant in variants(args.out):
@@ -84,6 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("log/losses_compare"), help="folder")
     parser.add_argument("--root", default="", help="folder that holds the dataset")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument("--json", type=Path, help="file of the figures, else in the folder")
     parser.add_argument("--collect", action="store_true",
                         help="train nothing: figures of what has finished")  # fmt: skip

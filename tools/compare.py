@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         metavar="ARG", help="NAME FILE [KEY VALUE ...]; repeatable")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="runs a config (default 3)")
     parser.add_argument("--first-seed", type=int, default=1, help="seeds count from here")
+    parser.add_argument("--jobs", type=int, default=1,
+                        help="runs at a time (default 1)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("log/compare"), help="folder")
     parser.add_argument("--root", default="", help="folder that holds the datasets")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
@@ -75,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     variants = collect(args)
     if args.seeds < 1:
         raise InputError(f"--seeds must be >= 1, got {args.seeds}.")
+    if args.jobs < 1:
+        raise InputError(f"--jobs must be >= 1, got {args.jobs}.")
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     shared = [*(["data.root", args.root] if args.root else []), *args.set]
     # A round of all configs a seed: what is there after a stop can be compared already.
@@ -82,7 +87,10 @@ def run(args: argparse.Namespace) -> int:
     configs = {job: effective(*job, shared) for job in jobs}  # wrong options stop before training
     todo = [job for job in jobs if not finished(folder_of(args.out, *job), configs[job])]
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished already.", flush=True)
-    failed = [job for job in todo if not launch_one(args.out, job, shared, variants[0])]
+    with ThreadPoolExecutor(args.jobs) as pool:  # its threads only wait for processes
+        at_once = pool.map if args.jobs > 1 else map
+        fine = at_once(lambda job: launch_one(args.out, job, shared, variants[0]), todo)
+        failed = [job for job, well in zip(todo, fine) if not well]
     done = {v.name: [folder_of(args.out, v, s) for s in seeds if (v, s) not in failed]
             for v in variants}  # fmt: skip
     conclude(args.out, {name: folders for name, folders in done.items() if folders})
@@ -122,13 +130,12 @@ def folder_of(out: Path, variant: Variant, seed: int) -> Path:
 
 def finished(folder: Path, config: Mapping[str, Any]) -> bool:
     """Say whether the run is there, whole and of this config."""
-    from torchreid_spectral.config import get_default_config
-    from torchreid_spectral.config.defaults import _leaves
+    from torchreid_spectral.config.defaults import _leaves, merged_config
 
     try:
         saved = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        # a key that came later had its default
-        had = dict(_leaves(get_default_config())) | dict(_leaves(saved["config"]))
+        # a key that came later had its default, one that moved keeps its value
+        had = dict(_leaves(merged_config(saved["config"])))
         epochs = saved["epochs"]
     except (OSError, ValueError, KeyError):
         return False
@@ -143,14 +150,13 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
     return bool(config["test.evaluate"] or epochs >= config["train.max_epoch"])
 
 
-def launch_one(
-    out: Path, job: tuple[Variant, int], shared: Sequence[str], first: Variant
-) -> bool:
+def launch_one(out: Path, job: tuple[Variant, int], shared: Sequence[str], first: Variant) -> bool:
     """Run one training, or go on with it, and say how it went."""
     variant, seed = job
     folder = folder_of(out, variant, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{variant.name} seed {seed} ...", end=" ", flush=True)
+    name = f"{variant.name} seed {seed}"
+    print(f"{name} ...", flush=True)
     options = [*variant.options, *shared, "train.seed", str(seed), "data.save_dir", str(folder),
                "model.resume", "auto"]  # fmt: skip
     if variant is not first:  # drawn beside it in the run's report
@@ -159,11 +165,11 @@ def launch_one(
     status = launch(["--config-file", variant.file, *options], folder / "output.txt")
     minutes = (time.perf_counter() - started) / 60
     if status == 0 and (folder / "metrics.json").is_file():
-        print(f"done in {minutes:.1f} min", flush=True)
+        print(f"{name}: done in {minutes:.1f} min", flush=True)
         return True
     tail = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-    print(f"failed with exit status {status} after {minutes:.1f} min; its last lines:")
-    print("\n".join(f"    {line}" for line in tail), flush=True)
+    lines = [f"{name}: failed with exit status {status} after {minutes:.1f} min; its last lines:"]
+    print("\n    ".join([*lines, *tail]), flush=True)
     return False
 
 

@@ -76,7 +76,7 @@ METRIC_CASES = {
 
 DISTILLATION_CASES = {
     "dark_rank": [
-        ({"kind": "soft", "scale": 0.8, "power": 2.0, "list_length": 3}),
-        ({"kind": "hard", "scale": 0.8, "power": 2.0, "list_length": 3}),
+        ({"kind": "soft", "scale": 0.8, "power": 3.0, "list_length": 3}),
+        ({"kind": "hard", "scale": 0.8, "power": 3.0, "list_length": 3}),
     ]
 }

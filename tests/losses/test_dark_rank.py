@@ -125,7 +125,7 @@ def test_lengths_of_features_do_not_matter():
     ("options", "message"),
     [
         ({"kind": "medium"}, "kind must be one of .*'medium'"),
-        ({"scale": 0.0}, "scale must be > 0 and power >= 1, got 0.0"),
+        ({"scale": 0.0}, "scale must be > 0 and power >= 2, got 0.0"),
         ({"power": 0.5}, "got 3.0 and 0.5"),
         ({"list_length": 7}, "list_length must be 2 to 6, got 7"),
     ],

@@ -190,7 +190,7 @@ def dark_rank(student, teacher, kind: str, scale: float, power: float, length: i
     def scores(features):
         unit = features / np.sqrt((features * features).sum(1, keepdims=True))
         distances = squared_euclidean(unit, unit)
-        return [[-((scale * d) ** power) for d in row] for row in distances]
+        return [[-scale * math.sqrt(max(d, 0.0)) ** power for d in row] for row in distances]
 
     s, t = scores(student), scores(teacher)
     total = 0.0

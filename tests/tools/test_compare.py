@@ -1,6 +1,7 @@
 """Tests of tools/compare.py."""
 
 import json
+import threading
 
 import pytest
 
@@ -95,6 +96,34 @@ def test_unfinished_run_is_not_taken(tmp_path):
     assert compare.finished(tmp_path, config)
 
 
+def test_run_of_earlier_key_names_is_taken(tmp_path):
+    config = compare.effective(compare.Variant("a", "configs/spectral_demo.yaml"), 1, [])
+    saved = {"config": {"train": {"max_epoch": 48}}, "epochs": 48}
+    for key, value in config.items():
+        *path, last = {"rerank.local_blurring.k": "rerank.k"}.get(key, key).split(".")
+        node = saved["config"]
+        for name in path:
+            node = node.setdefault(name, {})
+        node[last] = value
+    (tmp_path / "metrics.json").write_text(json.dumps(saved))
+    assert compare.finished(tmp_path, config)
+
+
+def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
+    """Three at a time: each waits until the two others have been started too."""
+    together = threading.Barrier(3, timeout=30)
+
+    def launch(arguments, output):
+        together.wait()
+        output.write_text("stopped\n")
+        return 1
+
+    monkeypatch.setattr(compare, "launch", launch)
+    given = ["configs/baseline_demo.yaml", "--seeds", "3", "--jobs", "3", "--out", str(tmp_path)]
+    assert compare.main(given) == 1
+    assert capsys.readouterr().err.count("failed: baseline_demo seed") == 3
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -102,6 +131,7 @@ def test_unfinished_run_is_not_taken(tmp_path):
         (["configs/spectral_demo.yaml", "a/spectral_demo.yaml"], "a name of its own"),
         (["--variant", "x"], "--variant takes NAME FILE"),
         (["configs/spectral_demo.yaml", "--seeds", "0"], "--seeds must be >= 1, got 0"),
+        (["configs/spectral_demo.yaml", "--jobs", "0"], "--jobs must be >= 1, got 0"),
         (["nowhere.yaml"], "nowhere.yaml does not exist"),
         (["configs/spectral_demo.yaml", "--set", "trian.lr", "1"], "Did you mean train.lr"),
     ],

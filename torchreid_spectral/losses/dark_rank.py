@@ -6,7 +6,7 @@ Similarities Transfer*, AAAI 2018.
 ======================================  ==================================  ============
 Paper                                   Here                                Shape
 ======================================  ==================================  ============
-:math:`S(x) = -\alpha \|q - x\|^\beta`  :math:`-(scale \cdot d^2)^{power}`  ``(B, B)``
+:math:`S(x) = -\alpha \|q - x\|^\beta`  :math:`-scale \cdot d^{power}`      ``(B, B)``
 :math:`\pi`, a permutation              rows of the list's permutations     ``(n!, n)``
 :math:`P(\pi | X)`                      ``log_likelihood``                  ``(...,)``
 ======================================  ==================================  ============
@@ -56,13 +56,15 @@ class DarkRankLoss(nn.Module):
 
     Note:
         The paper's divergence differs from the cross-entropy by the teacher's entropy, which has
-        no gradient. Scores are as in the authors' code, on features of length one; there half of
-        the batch are queries, here all (tested in ``tests/losses/test_dark_rank.py``).
+        no gradient. Features are of length one. The authors' code takes :math:`(3 d^2)^3`, which
+        is ``scale=27, power=6``: two images of unlike directions then score -200 and the loss
+        leads all others, measured in ``docs/results.md``. There half of the batch are queries,
+        here all (tested in ``tests/losses/test_dark_rank.py``).
 
     Args:
         kind: ``soft`` or ``hard``.
-        scale: > 0; 3 to 3.5 in the paper.
-        power: >= 1; 2 to 3 in the paper.
+        scale: Paper's alpha, > 0.
+        power: Paper's beta, >= 2: below, equal images have no gradient.
         list_length: Nearest images whose orders ``soft`` compares, 2 to 6: n! orders.
 
     Raises:
@@ -75,8 +77,8 @@ class DarkRankLoss(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}.")
-        if not scale > 0 or not power >= 1:
-            raise ValueError(f"scale must be > 0 and power >= 1, got {scale} and {power}.")
+        if not scale > 0 or not power >= 2:
+            raise ValueError(f"scale must be > 0 and power >= 2, got {scale} and {power}.")
         if not 2 <= list_length <= 6:
             raise ValueError(f"list_length must be 2 to 6, got {list_length}.")
         self.kind, self.scale, self.power = kind, scale, power
@@ -109,7 +111,7 @@ class DarkRankLoss(nn.Module):
             return -(known.to(ranked.dtype) * log_likelihood(ranked[:, orders])).sum(1).mean()
 
     def _scores(self, squared: Tensor) -> Tensor:
-        return -((self.scale * squared) ** self.power)
+        return -self.scale * squared ** (self.power / 2)
 
 
 def _squared(features: Tensor) -> Tensor:
