@@ -1,6 +1,9 @@
 """Tests of the cache of decoded images."""
 
 import os
+import pickle
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -47,6 +50,67 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="data.cache disk cannot write"):
         ImageCache([], 16, 8, tmp_path / "file" / "cache")
+
+
+def test_a_cache_that_was_cut_is_decoded_anew(tmp_path):
+    """The times of change are at the end: no black image in the place of a lost one."""
+    path = draw(tmp_path / "a.png", 10)
+    expected = np.asarray(ImageCache([path], 16, 8, tmp_path / "cache")(path))
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    again = ImageCache([path], 16, 8, tmp_path / "cache")
+    assert np.array_equal(np.asarray(again(path)), expected)
+
+
+def test_a_full_disk_is_told_before_training(tmp_path):
+    """A map that runs full ends its process by SIGBUS; the size limit stands for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        with pytest.raises(InputError, match=r"data.cache disk cannot write.*MB are needed"):
+            ImageCache([f"{number}.jpg" for number in range(100)], 64, 32, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+
+
+def test_room_on_the_disk_is_taken_at_once(tmp_path):
+    ImageCache([f"{number}.jpg" for number in range(100)], 64, 32, tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_blocks * 512 >= 100 * 64 * 32 * 3
+
+
+def test_memory_that_does_not_suffice(monkeypatch):
+    def full(self):
+        raise RuntimeError("unable to allocate shared memory(shm)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(InputError, match=r"data.cache ram needs 1 MB.*--shm-size"):
+        ImageCache([f"{number}.jpg" for number in range(100)], 64, 32)
+
+
+def test_a_spawned_worker_shares_the_cache_on_disk(tmp_path):
+    path = draw(tmp_path / "a.png", 10)
+    cache = ImageCache([path], 16, 8, tmp_path / "cache")
+    content = pickle.dumps(cache)
+    other = pickle.loads(content)
+    cache(path)
+    assert other.stamps[0] == cache.stamps[0] > 0
+    assert np.array_equal(other.pixels, cache.pixels)
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_shares_the_cache_in_memory(tmp_path):
+    paths = [draw(tmp_path / f"{value}.png", value) for value in (10, 90)]
+    cache = ImageCache(paths, 16, 8)
+    context = torch.multiprocessing.get_context("spawn")
+    worker = context.Process(target=cache.__call__, args=(paths[1],))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert cache.stamps[0] == 0 and cache.stamps[1] > 0 and cache.pixels[1].any()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ class ImageCache:
             runs; files that have changed since are decoded anew.
 
     Raises:
-        InputError: If the folder cannot be written.
+        InputError: If the folder cannot be written, or memory or disk do not suffice for all of
+            the images: room is taken at once, since a map that runs full kills its process.
     """
 
     def __init__(
@@ -43,21 +45,37 @@ class ImageCache:
         self.size = (width, height)
         unique = sorted(set(paths))
         self.places = {path: place for place, path in enumerate(unique)}
-        shape = (len(unique), height, width, 3)
-        if folder is None:
-            self.pixels = torch.zeros(shape, dtype=torch.uint8).share_memory_().numpy()
-            self.stamps = torch.zeros(len(unique), dtype=torch.int64).share_memory_().numpy()
-            return
-        digest = hashlib.sha256("\n".join([str(shape), *unique]).encode()).hexdigest()[:16]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.pixels = _mapped(folder / f"{digest}.pixels", shape, np.uint8)
-            self.stamps = _mapped(folder / f"{digest}.stamps", shape[:1], np.int64)
-        except OSError as error:
-            raise InputError(
-                f"data.cache disk cannot write {folder} ({error.strerror or error}). Make room, "
-                "or set data.cache none."
-            ) from error
+        self._shape = (len(unique), height, width, 3)
+        self._memory = _in_memory(self._bytes) if folder is None else None
+        self._file: Path | None = None
+        if folder is not None:
+            digest = hashlib.sha256("\n".join([str(self._shape), *unique]).encode()).hexdigest()
+            self._file = folder / f"{digest[:16]}.cache"
+            _reserve(self._file, self._bytes)
+        self._attach()
+
+    @property
+    def _bytes(self) -> int:
+        return int(np.prod(self._shape)) + 8 * max(self._shape[0], 1)
+
+    def _attach(self) -> None:
+        """Look at the shared bytes as pixels and, at the end, times of change."""
+        if self._memory is not None:
+            shared: np.ndarray = self._memory.numpy()
+        else:
+            shared = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=(self._bytes,))  # type: ignore[call-overload]
+        pixels = int(np.prod(self._shape))
+        self.pixels = shared[:pixels].reshape(self._shape)
+        self.stamps = shared[pixels:].view(np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the views out: a worker that is spawned shares the bytes and copies none."""
+        return {name: value for name, value in vars(self).items()
+                if name not in ("pixels", "stamps")}  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._attach()
 
     def __call__(self, path: str) -> Image.Image:
         """Read an image from the cache, and put it there first where it is not.
@@ -80,9 +98,33 @@ class ImageCache:
         return Image.fromarray(np.array(self.pixels[place]))
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not path.exists() or path.stat().st_size != count:
-        with path.open("wb") as file:
-            file.truncate(count)
-    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+def _in_memory(count: int) -> torch.Tensor:
+    try:
+        return torch.zeros(count, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        raise InputError(
+            f"data.cache ram needs {count / 1e6:.0f} MB of shared memory "
+            f"({next(iter(str(error).splitlines()), '')}). Give more (in a container: "
+            "--shm-size), or set data.cache disk or none."
+        ) from error
+
+
+def _reserve(path: Path, count: int) -> None:
+    """Make a file of that size; what other processes have written to it stays."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            if path.stat().st_size == count:
+                return
+            try:
+                file.truncate(count)
+                if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+                    os.posix_fallocate(file.fileno(), 0, count)
+            except OSError:
+                path.unlink()
+                raise
+    except OSError as error:
+        raise InputError(
+            f"data.cache disk cannot write {path.parent} ({error.strerror or error}; "
+            f"{count / 1e6:.0f} MB are needed). Make room, or set data.cache none."
+        ) from error
