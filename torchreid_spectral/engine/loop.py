@@ -45,6 +45,7 @@ class LoopMixin(StepMixin):
         """
         self.prepare_step()
         self._rng = apply(self, checkpoint)
+        self.guard.checkpoint = checkpoint.path or self.guard.checkpoint
         self._resumed_meters = dict(checkpoint.state["meters"])
 
     def _fit(self, save_dir: str, start_epoch: int, tests: dict[str, Any], **how: Any) -> None:  # noqa: ANN401
@@ -150,11 +151,13 @@ class LoopMixin(StepMixin):
             self._interrupted(int(asked))
 
     def _interrupted(self, signum: int) -> None:
-        raise Interrupted(
-            f"Stopped by signal {signum} in epoch {self.progress.epoch + 1}; everything is saved "
-            f"in {self.folder.folder}. Go on with model.resume auto.",
-            signum,
-        )
+        where = "while testing; there was nothing to save."
+        if hasattr(self, "folder"):
+            where = (
+                f"in epoch {self.progress.epoch + 1}; everything is saved in "
+                f"{self.folder.folder}. Go on with model.resume auto."
+            )
+        raise Interrupted(f"Stopped by signal {signum} {where}", signum)
 
     def _save(self, losses: Any = None, *, best: bool = False) -> None:  # noqa: ANN401
         if not hasattr(self, "folder"):  # a single epoch outside run()
@@ -170,7 +173,7 @@ class LoopMixin(StepMixin):
 
 
 class Bar:
-    """A loader under a progress bar that is shown on terminals only."""
+    """A loader under a progress bar of images, shown on terminals only."""
 
     def __init__(self, loader: Any, title: str, *, shown: bool) -> None:  # noqa: ANN401
         self.loader, self.title, self.shown = loader, title, shown
@@ -181,7 +184,8 @@ class Bar:
     def __iter__(self) -> Iterator[Any]:
         # None: shown on a terminal, silent in a log file.
         hidden = None if self.shown and distributed.rank() == 0 else True
-        yield from tqdm(self.loader, desc=self.title, disable=hidden, leave=False)
+        how = {"unit": " images", "unit_scale": getattr(self.loader, "batch_size", 1)}
+        yield from tqdm(self.loader, desc=self.title, disable=hidden, leave=False, **how)
 
 
 def _line(engine: Any, losses: Any, seconds: Any, waiting: Any) -> str:  # noqa: ANN401

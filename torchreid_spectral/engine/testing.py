@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 
 from torchreid_spectral import _compat
 from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine.feeding import copied_ahead, fetched_later
 from torchreid_spectral.engine.loop import Bar, LoopMixin
 from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, write_json
 from torchreid_spectral.engine.step import unwrapped
@@ -171,20 +172,19 @@ class TestMixin(LoopMixin):
         """Give features (N, D), identities, cameras and places (N,) of a loader."""
         engine: Any = self
         rows: list[list[Any]] = []  # each process takes its share of the images
-        waiting: list[Any] | None = None
-        for batch in Bar(loader, title, shown=self.progress_bars):
+        bar = Bar(loader, title, shown=self.progress_bars)
+        for batch, images in copied_ahead(
+            bar, lambda batch: engine.parse_data_for_eval(batch)[0], use_gpu=engine.use_gpu
+        ):
             if self.stop is not None and self.stop.received:
                 self._interrupted(self.stop.received)
-            images, pids, camids = engine.parse_data_for_eval(batch)
-            if engine.use_gpu:
-                images = images.cuda(non_blocking=True)
-            row = [self._features(images), np.asarray(pids), np.asarray(camids),
-                   np.asarray(batch["index"])]  # fmt: skip
-            if waiting is not None:  # fetched only when the next batch is under way
-                rows.append([waiting[0].cpu(), *waiting[1:]])
-            waiting = row
-        if waiting is not None:
-            rows.append([waiting[0].cpu(), *waiting[1:]])
+            _, pids, camids = engine.parse_data_for_eval(batch)
+            rows.append([fetched_later(self._features(images)), np.asarray(pids),
+                         np.asarray(camids), np.asarray(batch["index"])])  # fmt: skip
+            if len(rows) > 1:  # fetched only when the next batch is under way
+                rows[-2][0] = rows[-2][0]()
+        if rows:
+            rows[-1][0] = rows[-1][0]()
         own = [[row[part] for row in rows] for part in range(4)]
         return _in_order(distributed.all_objects(own))
 
@@ -198,7 +198,7 @@ class TestMixin(LoopMixin):
         return features
 
     def _tell_skipped(self) -> None:
-        """Say which images were passed over so far."""
+        """Say which images and how many steps were passed over so far."""
         engine: Any = self
         loaders = [part for parts in engine.test_loader.values() for part in parts.values()]
         skipped: dict[str, int] = {}
@@ -213,6 +213,10 @@ class TestMixin(LoopMixin):
             logger.warning("Passed over: %s.", line)
         if skipped:
             logger.warning("%d broken images were passed over.", len(skipped))
+        guard = getattr(self, "guard", None)  # of training
+        if guard is not None and guard.skipped:
+            logger.warning("%d training steps that were not finite were passed over.",
+                           guard.skipped)  # fmt: skip
 
     def _draw(
         self,
