@@ -12,6 +12,7 @@ import torchreid_spectral as ts
 from torchreid_spectral.config import build, get_default_config, merge_options
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.progress import Progress
+from torchreid_spectral.errors import RunError
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -139,6 +140,33 @@ def test_the_gradient_is_clipped(build_engine):
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_scaler_that_no_scale_helps_stops_the_run(build_engine):
+    """Such steps change nothing: without an end to them a run would train no weight for days."""
+    engine = build_engine()
+    engine.prepare_step()
+    engine.scaler = torch.amp.GradScaler("cpu")
+    engine.model.classifier.prototypes.register_hook(lambda gradient: gradient * float("nan"))
+    before = engine.model.classifier.prototypes.detach().clone()
+    for _ in range(20):
+        engine.forward_backward(batch())
+    with pytest.raises(RunError, match=r"not finite in 21 steps under any scale.*a\.jpg"):
+        engine.forward_backward(batch())
+    assert torch.equal(engine.model.classifier.prototypes, before)
+
+
+def test_bf16_chunks_are_near_the_whole_batch(build_engine):
+    """The passes with and without gradient share one autocast: no weight is left out."""
+    found = []
+    for size in ("0", "4"):
+        engine = build_engine("train.lr", "0.0", "train.amp", "bf16", "train.chunk_size", size)
+        engine.forward_backward(batch())
+        found.append(gradients(engine))
+    whole, chunks = found
+    assert whole.keys() == chunks.keys()
+    for name, gradient in whole.items():
+        assert (chunks[name] - gradient).norm() <= 0.1 * gradient.norm() + 1e-6, name
+
+
 def test_the_average_of_the_weights(build_engine):
     engine = build_engine("train.ema_decay", "0.9", "train.lr", "0.1")
     name = "classifier.prototypes"
@@ -187,12 +215,14 @@ def test_a_run_stops_early_and_shows_its_graph(torchreid, tiny_options, tmp_path
 
     assert run(tiny_options, tmp_path, "train.max_epoch", "6", "test.eval_freq", "1",
                "train.patience", "1", "train.lr", "1e-9",
-               "train.graph_every", "1", "spectral.learn_temperature", "True") == 0  # fmt: skip
+               "train.graph_every", "1", "spectral.learn_temperature", "True",
+               "loss.metric", "['triplet']") == 0  # fmt: skip
     assert "epoch: [6/6]" not in capfd.readouterr().out
     assert (tmp_path / "checkpoints" / "best.safetensors").exists()
     events = EventAccumulator(str(tmp_path)).Reload()
     scalars = set(events.Tags()["scalars"])
-    steps = {"loss", "loss_id", "acc", "acc_walked", "escape", "lr", "images_per_second"}
+    steps = {"loss", "loss_id", "loss_triplet", "acc", "acc_walked", "escape", "lr",
+             "images_per_second", "time", "data"}  # fmt: skip
     assert {f"Train/{name}" for name in steps} <= scalars
     assert {"Graph/ncut", "Graph/temperature_0"} <= scalars
     assert events.Tags()["images"] == ["Graph/affinity"]

@@ -89,6 +89,17 @@ def test_step_is_the_image_engines_on_pooled_tracklets(torchreid, datamanager):
     assert math.isclose(float(loss), float(by_hand), rel_tol=1e-4)
 
 
+def test_channels_last_changes_no_loss(torchreid, datamanager):
+    from torchreid_spectral.engine.options import TrainingOptions
+
+    data, found = next(iter(datamanager.train_loader)), []
+    for options in (TrainingOptions(), TrainingOptions(channels_last=True)):
+        engine = engine_of(torchreid, datamanager, options=options)
+        engine.set_model_mode("train")
+        found.append(engine.forward_backward(data)["loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
 def test_training_lowers_the_loss_of_a_fixed_batch(torchreid, datamanager):
     engine = engine_of(torchreid, datamanager)
     engine.set_model_mode("train")

@@ -78,7 +78,7 @@ class NotFinite:
     """
 
     def __init__(self, policy: str) -> None:
-        self.policy, self.skipped, self._in_a_row = policy, 0, 0
+        self.policy, self.skipped, self._in_a_row, self._overflows = policy, 0, 0, 0
         self.checkpoint = "none yet"
 
     def allows(self, values: Mapping[str, float], data: Mapping[str, Any]) -> bool:
@@ -100,12 +100,33 @@ class NotFinite:
             return True
         self.skipped, self._in_a_row = self.skipped + 1, self._in_a_row + 1
         what = f"The training step is not finite ({', '.join(wrong)})"
-        files = ", ".join(map(str, data.get("impath", []))) or "unnamed"
         if self.policy == "skip" and self._in_a_row <= _MAX_SKIPPED_IN_A_ROW:
-            logger.warning("%s and is passed over. Its images: %s", what, files)
+            logger.warning("%s and is passed over. Its images: %s", what, _files(data))
             return False
-        raise RunError(
+        raise self._stop(what, data)
+
+    def let_overflow(self, norm: float, data: Mapping[str, Any]) -> None:
+        """Let a scaler pass over a gradient that overflows and lower its scale, not for ever.
+
+        Args:
+            norm: Of the gradient.
+            data: The batch, for its file names.
+
+        Raises:
+            RunError: If no scale helps.
+        """
+        self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
+        if self._overflows > _MAX_SKIPPED_IN_A_ROW:
+            what = f"The gradient is not finite in {self._overflows} steps under any scale"
+            raise self._stop(what, data)
+
+    def _stop(self, what: str, data: Mapping[str, Any]) -> RunError:
+        return RunError(
             f"{what}. Last good checkpoint: {self.checkpoint}. Lower train.lr, clip with "
             "train.clip_norm, or pass over such steps with train.on_nan skip; go on with "
-            f"model.resume auto. The batch's images: {files}"
+            f"model.resume auto. The batch's images: {_files(data)}"
         )
+
+
+def _files(data: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, data.get("impath", []))) or "unnamed"

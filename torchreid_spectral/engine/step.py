@@ -133,7 +133,7 @@ class StepMixin:
         if self.augment is not None:
             images = self.augment(images)
         if self.options.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = _channels_last(images)
         if self.options.on_nan == "skip":  # BatchNorm has seen the batch before the loss is known
             self._before = _without_parameters(unwrapped(engine.model))
         engine.optimizer.zero_grad()
@@ -188,7 +188,9 @@ class StepMixin:
         scalars = torch.stack([_scalar(value, loss) for value in (loss, norm, *parts.values())])
         loss_value, norm_value, *shown = scalars.tolist()
         checked = {"loss": loss_value}
-        if not self.scaler.is_enabled():  # a scaler passes over such gradients by itself
+        if self.scaler.is_enabled():  # passes over such gradients by itself
+            self.guard.let_overflow(norm_value, data)
+        else:
             checked["norm of the gradient"] = norm_value
         if self.guard.allows(checked, data):
             if self.options.clip_norm:
@@ -225,6 +227,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
         inner: nn.Module = model.module
         return inner
     return model
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """Lay out images, or the frames of tracklets, with their channels last."""
+    frames = images.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+    return frames.unflatten(0, images.shape[:-3])
 
 
 def _without_parameters(network: nn.Module) -> dict[str, Tensor]:
