@@ -145,21 +145,18 @@ def set_backends(cfg: Any) -> None:
 
 
 def resume_own(cfg: Any, engine: Any) -> None:
-    """Go on from this program's checkpoints: the last one, or a named one."""
-    from torchreid_spectral.engine.checkpoints import FOLDER, CheckpointFolder
+    """Go on from this program's checkpoints: the last one, or a named one.
+
+    The first process reads it for all of them: on other machines its folder may not be there.
+    """
+    from torchreid_spectral.engine import distributed
 
     given = cfg.model.resume
-    if given == "auto":
-        folder = Path(cfg.data.save_dir) / FOLDER
-        checkpoint = CheckpointFolder(folder).latest()
-        if checkpoint is None:
-            print(f"No checkpoint in {folder}: starting afresh.")
-            return
-    elif is_own(given):
-        path = Path(given).expanduser()
-        require_file("model.resume", str(path))
-        checkpoint = CheckpointFolder(path.parent).load(path.name.split(".")[0])
-    else:
+    if given != "auto" and not is_own(given):
+        return
+    checkpoint = distributed.first_result(lambda: read_own(cfg))
+    if checkpoint is None:
+        print(f"No checkpoint in {cfg.data.save_dir}: starting afresh.")
         return
     changed = changes(checkpoint.state.get("config", {}), to_dict(cfg))
     if changed:
@@ -167,6 +164,17 @@ def resume_own(cfg: Any, engine: Any) -> None:
     engine.resume(checkpoint)
     steps = checkpoint.state["loader"][0]["position"]
     print(f"Resumed in epoch {engine.progress.epoch + 1} after {steps} of its steps.")
+
+
+def read_own(cfg: Any) -> Any:
+    """Load the checkpoint that ``model.resume`` asks for; None where there is none yet."""
+    from torchreid_spectral.engine.checkpoints import FOLDER, CheckpointFolder
+
+    if cfg.model.resume == "auto":
+        return CheckpointFolder(Path(cfg.data.save_dir) / FOLDER).latest()
+    path = Path(cfg.model.resume).expanduser()
+    require_file("model.resume", str(path))
+    return CheckpointFolder(path.parent).load(path.name.split(".")[0])
 
 
 def is_own(path: str) -> bool:

@@ -33,6 +33,16 @@ def test_an_identity_without_images_is_left_out():
     assert len(seen.skipped) == 2
 
 
+def test_skipped_images_are_counted_by_workers_that_stay():
+    kept = EpochLoader(
+        DataLoader(Pairs(), batch_size=4, drop_last=True, num_workers=2),
+        on_error="skip", persistent=True,
+    )  # fmt: skip
+    for epoch in (1, 2):
+        assert sum(len(batch["index"]) for batch in kept) == 6
+        assert list(kept.skipped.values()) == [epoch, epoch]
+
+
 def test_processes_cannot_share_a_batch_that_is_short():
     assert len(list(loader(on_error="skip", rank=0, world_size=2))) == 2
     with pytest.raises(InputError, match=r"no readable image left.*2.jpg cannot be read"):

@@ -3,7 +3,9 @@
 ``python -m pytest tests/engine/test_faults.py -q -s`` prints it: fault, expected, seen.
 """
 
+import contextlib
 import importlib.util
+import json
 import os
 import pickle
 import resource
@@ -12,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -214,6 +217,13 @@ def leftover(place):
     place.checkpoint(".last.state.pt.1.tmp").write_bytes(b"half")
 
 
+def of_two_processes(place):
+    for name in ("last", "previous"):
+        if place.checkpoint(f"{name}.state.pt").exists():
+            state = torch.load(place.checkpoint(f"{name}.state.pt"))
+            torch.save(state | {"rng": state["rng"] * 2}, place.checkpoint(f"{name}.state.pt"))
+
+
 GO_ON = {
     "state missing": (no_state, [], 2, ["is missing: weights alone cannot be resumed"]),
     "state truncated": (state_truncated, [], 2, ["last.state.pt is not a checkpoint"]),
@@ -227,6 +237,8 @@ GO_ON = {
     "another optimiser": (nothing, ["train.optim", "sgd"], 2, ["'Adam'", "'SGD'"]),
     "another schedule": (
         nothing, ["train.lr_scheduler", "cosine"], 2, ["CosineAnnealingLR", "does not fit"]),
+    "another number of processes": (
+        of_two_processes, [], 2, ["2 processes wrote the checkpoint", "Start as many"]),
     "another batch size": (
         nothing, ["train.batch_size", "8", "train.max_epoch", "2"], 2, ["train.batch_size"]),
 }  # fmt: skip
@@ -266,7 +278,62 @@ def test_broken_weights_to_start_from(trained, capsys):
     assert "is not a checkpoint that can be loaded" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(torchreid, tmp_path):
+def test_a_checkpoint_holds_all_of_a_run(finished):
+    from torchreid_spectral.engine.checkpoints import CheckpointFolder
+
+    found = CheckpointFolder(finished.checkpoint("")).load("last")
+    state = found.state
+    assert {"progress", "models", "losses", "scaler", "averages", "loader", "rng", "meters",
+            "skipped", "versions", "config", "seed", "commit"} <= state.keys()  # fmt: skip
+    assert state["models"]["model"].keys() == {"kinds", "optimizer", "scheduler"}
+    assert state["loader"][0].keys() >= {"order", "position", "base_seed", "slots"}
+    assert json.loads(state["rng"][0]).keys() >= {"python", "numpy", "torch"}
+    assert state["config"]["train"]["batch_size"] == 16 and state["versions"]["torch"]
+    assert "classifier.prototypes" in found.weights
+
+
+def test_not_finite_right_after_going_on_names_the_checkpoint(trained):
+    """Not "none yet": the one that the run has gone on from."""
+    from torchreid_spectral.engine.checkpoints import CheckpointFolder
+    from torchreid_spectral.errors import RunError
+
+    engine = build_engine(trained)
+    engine.resume(CheckpointFolder(trained.checkpoint("")).latest())
+    engine.set_model_mode("train")
+    data = next(iter(engine.train_loader))
+    with pytest.raises(RunError, match=r"good checkpoint: .*/checkpoints/last.safetensors.*jpg"):
+        engine.forward_backward({**data, "img": data["img"] * float("inf")})
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """Give up the rights of root, whom no permission stops."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_a_folder_without_permission_keeps_the_checkpoint_before(torchreid, capfd):
+    from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
+    from torchreid_spectral.errors import RunError
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own are closed to others
+        folder = CheckpointFolder(name)
+        folder.save(Checkpoint({"w": torch.ones(10)}, {}, {"step": 1}))
+        os.chmod(name, 0o555)
+        with as_nobody(), pytest.raises(RunError, match=r"Permission denied.*intact") as seen:
+            folder.save(Checkpoint({"w": torch.ones(10)}, {}, {"step": 2}))
+        os.chmod(name, 0o755)
+        assert folder.latest().state["step"] == 1
+    report(capfd, "folder without permission", 1, ["Permission denied", "intact"], 1,
+           str(seen.value))  # fmt: skip
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(torchreid, tmp_path, capfd):
     """The size limit of the process stands for the disk: the write fails half-way."""
     from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
     from torchreid_spectral.errors import RunError
@@ -277,18 +344,20 @@ def test_a_full_disk_leaves_the_checkpoint_before(torchreid, tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-        with pytest.raises(RunError, match=r"could not be written.*The one before it is intact"):
+        with pytest.raises(RunError, match=r"could not be written.*before it is intact") as seen:
             folder.save(Checkpoint({"w": torch.ones(10**6)}, {}, {"step": 2}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert folder.latest().state["step"] == 1
     assert not list(tmp_path.glob(".*.tmp"))
+    words = ["could not be written", "The one before it is intact"]
+    report(capfd, "disk full in a save", 1, words, 1, str(seen.value))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [2, 6, 9, 13, 16])
-def test_a_run_on_a_disk_that_is_filled(place, tmp_path, megabytes):
+def test_a_run_on_a_disk_that_is_filled(place, tmp_path, megabytes, capfd):
     """A file system of that size, in a mount namespace: what was saved is whole, or nothing is."""
     command = [sys.executable, "-W", "ignore", "tools/main.py", *place.arguments,
                "train.max_epoch", "4", "test.eval_freq", "1"]  # fmt: skip
@@ -307,6 +376,9 @@ def test_a_run_on_a_disk_that_is_filled(place, tmp_path, megabytes):
     )
     if done.returncode == 77 or "unshare failed" in done.stderr:
         pytest.skip("needs the right to mount")
+    words = ["No space left", "model.resume auto"]
+    seen = 1 if "status 1\nepochs " in done.stdout else -1
+    report(capfd, f"disk of {megabytes} MB filled by a run", 1, words, seen, done.stderr)
     assert "status 1\nepochs " in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
     assert "cannot be written" in done.stderr or "could not be written" in done.stderr
@@ -357,7 +429,7 @@ def test_killed_at_any_rename_a_whole_checkpoint_is_left(tmp_path, monkeypatch, 
     assert folder.latest().state["step"] == 9
 
 
-def test_a_dead_worker_is_reported(place, monkeypatch, capsys):
+def test_a_dead_worker_is_reported(place, monkeypatch, capfd):
     """Killed as the kernel kills when memory is short."""
     from torchreid_spectral.data import loading
 
@@ -369,13 +441,15 @@ def test_a_dead_worker_is_reported(place, monkeypatch, capsys):
         return load(self, index, skipped)
 
     monkeypatch.setattr(loading.NamedItems, "_load", killed)
-    assert place.run("data.workers", "1") == 1
-    shown = capsys.readouterr().err
+    seen = place.run("data.workers", "1")
+    shown = capfd.readouterr().err
+    report(capfd, "worker killed", 1, ["workers died or hang"], seen, shown)
+    assert seen == 1
     assert "workers died or hang" in shown and "data.workers" in shown
 
 
 @pytest.mark.slow
-def test_a_hanging_worker_is_reported(place, monkeypatch, capsys):
+def test_a_hanging_worker_is_reported(place, monkeypatch, capfd):
     import time
 
     from torchreid_spectral.data import loading
@@ -384,8 +458,10 @@ def test_a_hanging_worker_is_reported(place, monkeypatch, capsys):
         time.sleep(60)
 
     monkeypatch.setattr(loading.NamedItems, "_load", hangs)
-    assert place.run("data.workers", "1", "data.timeout", "1.0") == 1
-    assert "timed out" in capsys.readouterr().err
+    seen = place.run("data.workers", "1", "data.timeout", "1.0")
+    shown = capfd.readouterr().err
+    report(capfd, "worker hangs", 1, ["timed out"], seen, shown)
+    assert seen == 1 and "timed out" in shown
 
 
 def test_a_test_that_fails_leaves_the_trained_weights(place, monkeypatch, capsys):

@@ -53,11 +53,13 @@ class Checkpoint:
         weights: Of the model.
         averaged: Their moving average, or nothing.
         state: Everything else; plain data and tensors.
+        path: The file that its weights are from; empty for one that is not saved.
     """
 
     weights: Mapping[str, Tensor]
     averaged: Mapping[str, Tensor]
     state: Mapping[str, Any]
+    path: str = ""
 
 
 class CheckpointFolder:
@@ -147,7 +149,8 @@ class CheckpointFolder:
                     "save. Copy both files anew, or take another checkpoint of the folder."
                 )
             parts[suffix] = safetensors.torch.load(content)
-        return Checkpoint(parts[_WEIGHTS], parts[_AVERAGED], state)
+        weights = str(self.folder / f"{name}{_WEIGHTS}")
+        return Checkpoint(parts[_WEIGHTS], parts[_AVERAGED], state, weights)
 
     def _read_state(self, path: Path) -> dict[str, Any]:
         if not path.is_file():

@@ -9,7 +9,7 @@ backward pass sums the N equal gradients, and DistributedDataParallel divides by
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
     "all_objects",
     "average_gradients",
     "first_object",
+    "first_result",
     "gather",
     "process_group",
     "rank",
@@ -218,3 +219,27 @@ def first_object(item: Any) -> Any:  # noqa: ANN401
     box = [item]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def first_result(function: Callable[[], Any]) -> Any:  # noqa: ANN401
+    """Let the first process alone do something, such as read a file that only it has.
+
+    Args:
+        function: What.
+
+    Returns:
+        Its result, in every process.
+
+    Raises:
+        InputError: In every process, where it is raised in the first.
+    """
+    outcome: Any = None
+    if rank() == 0:
+        try:
+            outcome = function(), ""
+        except InputError as error:
+            outcome = None, str(error)
+    result, problem = first_object(outcome)
+    if problem:
+        raise InputError(problem)
+    return result

@@ -77,7 +77,10 @@ def snapshot(engine: Any, meters: Mapping[str, list[float]]) -> Checkpoint:  # n
         "loader": distributed.all_objects(engine.train_loader.state()),
         "rng": distributed.all_objects(_random.capture()),
         "meters": {name: list(values) for name, values in meters.items()},
-        "skipped": {"steps": engine.guard.skipped, "images": dict(engine.train_loader.skipped)},
+        "skipped": {
+            "steps": engine.guard.skipped,
+            "images": _union(distributed.all_objects(dict(engine.train_loader.skipped))),
+        },
         **engine.provenance,
     }
     weights = {
@@ -155,6 +158,11 @@ def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
     engine.progress = Progress(**state["progress"])
     rng: str = state["rng"][rank]
     return rng
+
+
+def _union(parts: list[dict[str, int]]) -> dict[str, int]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: max(part.get(name, 0) for part in parts) for name in names}
 
 
 def _parts(engine: Any, name: str) -> dict[str, Any]:  # noqa: ANN401
