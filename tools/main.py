@@ -101,11 +101,11 @@ def run(args: argparse.Namespace) -> Any:
     with distributed.process_group(cfg.use_gpu):
         rank = distributed.rank()
         torchreid.utils.set_random_seed(cfg.train.seed)
-        set_backends(cfg)
         kind = "test" if cfg.test.evaluate else "train"
         log = Path(cfg.data.save_dir) / f"{kind}.log{time.strftime('-%Y-%m-%d-%H-%M-%S')}"
         with tee(Path(os.devnull), silent=True) if rank else tee(log), build.active_defaults(cfg):
             print(f"Show configuration\n{cfg}\n")
+            set_backends(cfg)
             try:
                 engine = assemble(cfg)
             except (AssertionError, ValueError) as error:  # torchreid's checks of its options

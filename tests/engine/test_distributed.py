@@ -134,12 +134,12 @@ def launch(arguments, processes, **environment):
     ])  # fmt: skip
 
 
-def torchrun(arguments, hosts):
+def torchrun(*commands):
     """Start the documented command once a host; the hosts are process groups on loopback."""
-    how = ["-m", "torch.distributed.run", f"--nnodes={hosts}", "--nproc_per_node=1",
+    how = ["-m", "torch.distributed.run", f"--nnodes={len(commands)}", "--nproc_per_node=1",
            "--master_addr=127.0.0.1", f"--master_port={free_port()}"]  # fmt: skip
     return finished(
-        [start([*how, f"--node_rank={number}", *arguments]) for number in range(hosts)]
+        [start([*how, f"--node_rank={number}", *each]) for number, each in enumerate(commands)]
     )
 
 
@@ -243,14 +243,17 @@ def figures(folder):
 
 @pytest.mark.slow
 def test_two_hosts_train_test_and_go_on(command, tmp_path):
-    done = torchrun(command(tmp_path), hosts=2)
+    """Each has a disk of its own: only the first one's has the checkpoint."""
+    folders = tmp_path / "host0", tmp_path / "host1"
+    done = torchrun(*(command(folder) for folder in folders))
     assert [status for _, status in done] == [0, 0], done[0][0][1] + done[1][0][1]
     (first, _), (second, _) = (streams for streams, _ in done)
     assert "mAP" in first and "epoch: [1/1]" in first
     assert second == ""  # one writer
-    assert len(list(tmp_path.glob("events.*"))) == 1
+    assert len(list(tmp_path.glob("*/events.*"))) == 1
+    assert not list(folders[1].glob("checkpoints/*"))
     more = ["train.max_epoch", "2", "model.resume", "auto", "test.eval_freq", "1"]
-    done = torchrun(command(tmp_path, *more), hosts=2)
+    done = torchrun(*(command(folder, *more) for folder in folders))
     assert [status for _, status in done] == [0, 0], done[0][0][1]
     assert "epoch: [2/2]" in done[0][0][0] and "epoch: [1/2]" not in done[0][0][0]
 
@@ -268,6 +271,17 @@ def test_the_saved_model_is_the_tested_one(command, tmp_path, options):
         done = launch(again, processes)
         assert all(status == 0 for _, status in done), done[0][0][1]
         assert figures(folder) == figures(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_weights_again(command, tmp_path):
+    """Every process has a seed of its own, and the same one in every run."""
+    weights = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        done = launch(command(folder), 2)
+        assert all(status == 0 for _, status in done), done[0][0][1]
+        weights.append((folder / "checkpoints" / "last.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.slow

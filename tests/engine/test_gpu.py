@@ -54,3 +54,14 @@ def test_augmentation_is_that_of_a_cpu(torchreid):
         torch.manual_seed(0)
         found.append(DeviceTransforms(train)(images.to(device)).cpu())
     assert ((found[0] - found[1]).abs() < 1e-4).float().mean() > 0.99  # others: rounded otherwise
+
+
+def test_the_generators_of_every_gpu_are_in_a_state(torchreid):
+    from torchreid_spectral import _random
+
+    torch.cuda.init()
+    state = _random.capture()
+    first = torch.rand(4, device="cuda")
+    torch.rand(9, device="cuda")
+    _random.restore(state)
+    assert torch.equal(torch.rand(4, device="cuda"), first)

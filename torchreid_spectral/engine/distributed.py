@@ -62,7 +62,9 @@ def process_group(use_gpu: bool) -> Iterator[None]:
     if started_by_torchrun() == 1:
         yield
         return
-    options: dict[str, Any] = {"timeout": timedelta(minutes=30)}
+    # The others wait while the first evaluates, for hours where it re-ranks a large gallery; of a
+    # process that dies torchrun tells them at once.
+    options: dict[str, Any] = {"timeout": timedelta(hours=6)}
     if use_gpu:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
