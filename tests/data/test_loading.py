@@ -1,5 +1,10 @@
 """Tests of the loader that knows where it is."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -61,3 +66,34 @@ def test_processes_take_whole_identities_of_one_order():
         for rank in (0, 1)
     ]
     assert parts == [[[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], [10, 11]]]
+
+
+ORPHANS = """
+import time
+from torch.utils.data import DataLoader
+from torchreid_spectral.data.loading import EpochLoader
+
+class Large:
+    def __len__(self):
+        return 64
+    def __getitem__(self, index):
+        return {"impath": "x" * 100_000}
+
+batches = iter(EpochLoader(DataLoader(Large(), batch_size=2, num_workers=2)))
+next(batches)
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_workers_of_a_killed_process_leave():
+    """Also where their pipe is full: else they would hold memory and the terminal for ever."""
+    root = str(Path(__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", ORPHANS], cwd=root, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "started\n"
+    process.kill()
+    process.communicate(timeout=30)  # ends with the last that holds the pipe

@@ -16,6 +16,9 @@ In the state     Meaning
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,6 +74,7 @@ class EpochLoader:
             collate_fn=_collate,  # type: ignore[arg-type]
             persistent_workers=persistent and self.workers > 0,
             timeout=timeout if self.workers else 0,
+            worker_init_fn=_leave_with_parent if self.workers else None,
             generator=torch.Generator(),  # the global one is drawn from below, once an epoch
         )
         self.skipped: dict[str, int] = {}
@@ -193,6 +197,22 @@ class _Tickets:
 
     def __len__(self) -> int:
         return len(self.owner._tickets)
+
+
+def _leave_with_parent(worker: int) -> None:
+    """Let a worker end when its process was killed.
+
+    PyTorch's workers notice it too, but wait before they leave until their batches are taken from
+    a pipe that nobody reads any more: for ever, where the pipe is full.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _collate(loaded: dict[str, Any]) -> dict[str, Any]:
