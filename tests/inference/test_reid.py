@@ -98,16 +98,38 @@ def test_index_search_save_open_add(reid, pictures, tmp_path):
     assert reid.search(paths[4], top_k=1, rerank="graph_walk")[0].path == paths[4]
 
 
+def test_add_takes_in_every_array_and_fails_without_a_trace(weights, pictures):
+    """An array has no path: one more is never taken for one that is there."""
+    reid = SpectralReID(weights, device="cpu", channels="rgb")
+    rng = np.random.default_rng(0)
+    batch = rng.integers(0, 255, (5, 64, 32, 3), dtype=np.uint8)
+    reid.index([*batch[:3], pictures[0][0]], [1, 2, 3, 4], [0, 0, 0, 0], progress=False)
+    assert reid.add([*batch[3:], pictures[0][0]], [5, 6, 4], [1, 1, 0]) == 2
+    assert reid.gallery.paths == [*(f"image {n}" for n in range(3)), pictures[0][0],
+                                  "image 4", "image 5"]  # fmt: skip
+    assert (reid.gallery.ids, reid.gallery.camids) == ([1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 1, 1])
+    with pytest.raises(InputError, match="Give camids for all images"):
+        reid.add(list(batch[:1]), [7])
+    with pytest.raises(InputError, match="ids: 1 for 2 images"):
+        reid.add(list(batch[:2]), [7])
+    assert len(reid.gallery) == len(reid.gallery.ids) == len(reid.gallery.camids) == 6
+    assert reid.search(batch[4], top_k=1)[0].id == 6
+
+
 def test_folder_with_a_broken_file(reid, pictures, tmp_path, caplog):
     (tmp_path / "deep").mkdir()
     shutil.copy(pictures[0][0], tmp_path / "deep" / "a.jpg")
     (tmp_path / "b.png").write_bytes(b"not a picture")
     (tmp_path / "notes.txt").write_text("")
+    bomb = b"BM" + (0).to_bytes(12, "little") + (40).to_bytes(4, "little")
+    bomb += (60_000).to_bytes(4, "little") * 2 + b"\1\0\x18\0" + bytes(24)
+    (tmp_path / "huge.bmp").write_bytes(bomb)  # Pillow refuses it by an error of its own kind
     gallery = reid.index(tmp_path, progress=False)
     assert gallery.paths == [str(tmp_path / "deep" / "a.jpg")]
+    assert "decompression bomb" in gallery.skipped[str(tmp_path / "huge.bmp")]
     assert "not an image that can be read" in gallery.skipped[str(tmp_path / "b.png")]
     (tmp_path / "deep" / "a.jpg").unlink()
-    with pytest.raises(InputError, match="None of the 1 images could be read"):
+    with pytest.raises(InputError, match="None of the 2 images could be read"):
         reid.index(tmp_path, progress=False)
 
 
@@ -119,6 +141,10 @@ def test_galleries_of_other_weights_are_refused(reid, weights, pictures, tmp_pat
         reid.open(tmp_path)
     with pytest.raises(InputError, match="not a finished gallery"):
         Gallery.open(tmp_path / "none")
+    larger = SpectralReID(weights, device="cpu", height=128)
+    reid.index([pictures[0][0]], progress=False).save(tmp_path)
+    with pytest.raises(InputError, match="made by the weights"):  # as of another input size
+        larger.open(tmp_path)
     fresh = SpectralReID(weights, device="cpu")
     with pytest.raises(InputError, match="no gallery yet"):
         fresh.search(pictures[0][0])
@@ -162,7 +188,7 @@ def test_calibration_rejects(rate, message):
         calibrate(np.eye(4, dtype=np.float32), [0, 0, 1, 1], false_match_rate=rate)
 
 
-def test_same_person(weights, pictures, tmp_path):
+def test_same_person(weights, pictures, tmp_path, caplog):
     folder = tmp_path / "model"
     shutil.copytree(weights.parent.parent, folder)
     copy = folder / "model" / weights.name
@@ -182,6 +208,10 @@ def test_same_person(weights, pictures, tmp_path):
     foreign = Calibration(0.5, 0, 1, 0.1, 1, 10, model="0" * 16)
     with pytest.raises(InputError, match="calibrate anew"):
         SpectralReID(copy, device="cpu", calibration=foreign)
+    foreign.save(copy.with_name("calibration.json"))  # of an earlier training
+    opened = SpectralReID(copy, device="cpu")
+    assert "calibration.json is not used" in caplog.text and "calibrate anew" in caplog.text
+    assert str(opened.same_person(first, second)).endswith("not calibrated")
 
 
 def test_weights_alone_need_a_name(weights, tmp_path, pictures, reid):

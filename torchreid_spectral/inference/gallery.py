@@ -79,10 +79,11 @@ class Gallery:
         self.require_model(other.model)
         known = set(self.paths)
         rows = [row for row, path in enumerate(other.paths) if path not in known]
-        for name in ("ids", "camids"):
-            mine, theirs = getattr(self, name), getattr(other, name)
+        labels = [(name, getattr(self, name), getattr(other, name)) for name in ("ids", "camids")]
+        for name, mine, theirs in labels:  # before anything is changed
             if (mine is None) != (theirs is None):
                 raise InputError(f"Give {name} for all images of a gallery or for none.")
+        for _, mine, theirs in labels:
             if mine is not None:
                 mine.extend(theirs[row] for row in rows)
         self.features = np.concatenate([self.features, other.features[rows]])

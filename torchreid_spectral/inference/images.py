@@ -144,7 +144,7 @@ def _picture(item: Any, channels: str | None) -> Image.Image:  # noqa: ANN401
             return image.convert("RGB")
     except FileNotFoundError as error:
         raise InputError(f"There is no image {str(item)!r}.") from error
-    except (OSError, SyntaxError) as error:  # Pillow's for broken PNGs
+    except Exception as error:  # Pillow raises many kinds for a bad file
         raise InputError(f"{item} is not an image that can be read: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class SpectralReID:
         channels: Order of the channels of arrays: ``rgb``, or ``bgr`` as OpenCV reads.
         batch_size: Images at once.
         calibration: A :class:`Calibration` or its file; by default ``calibration.json`` beside
-            the weights, if there.
+            the weights, if there and of these weights.
         **settings: Fields of :class:`~torchreid_spectral.inference.Settings`, above what is saved
             with the weights.
 
@@ -101,18 +102,17 @@ class SpectralReID:
         **settings: Any,  # noqa: ANN401
     ) -> None:
         self.model, self.settings = open_model(weights, **settings)
-        self.fingerprint = fingerprint(self.model)
+        self.fingerprint = fingerprint(self.model, self.settings)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device)
         self.channels, self.batch_size = channels, batch_size
         self.gallery: Gallery | None = None
-        place = Path(weights).expanduser()
-        beside = (place if place.is_dir() else place.parent) / "calibration.json"
-        if calibration is None and beside.is_file():
-            calibration = beside
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = Calibration.open(calibration)
-        self.calibration = self._checked(calibration)
+        if calibration is None:
+            self.calibration = self._calibration_beside(Path(weights).expanduser())
+        else:
+            self.calibration = self._checked(calibration)
 
     def features(
         self,
@@ -161,17 +161,42 @@ class SpectralReID:
         Raises:
             InputError: If no image is left, or ids do not fit.
         """
+        self.gallery = self._indexed(images, ids, camids, progress=progress)
+        return self.gallery
+
+    def _indexed(
+        self,
+        images: Any,  # noqa: ANN401
+        ids: Labels | None,
+        camids: Labels | None,
+        *,
+        first: int = 0,
+        progress: bool,
+    ) -> Gallery:
+        """Extract a gallery; images without a path are named by numbers from ``first``."""
         items = items_of(images)
-        labels: dict[str, list[Any]] = {}
-        for name, values in (("ids", ids), ("camids", camids)):
-            if values is not None:
-                if len(values) != len(items):
-                    raise InputError(f"{name}: {len(values)} for {len(items)} images.")
-                labels[name] = np.asarray(values).tolist()
+        labels = _labels(items, ids, camids)
+        features, kept, skipped = self._extracted(items, progress)
+        if not kept:
+            raise InputError(f"None of the {len(items)} images could be read: {skipped}.")
+        if skipped:
+            logger.warning("%d of %d images could not be read", len(skipped), len(items))
+        return Gallery(
+            np.concatenate(features),
+            [_name(items[row], first + row) for row in kept],
+            **{name: [values[row] for row in kept] for name, values in labels.items()},
+            model=self.fingerprint,
+            metric=self.settings.metric,
+            skipped=skipped,
+        )
+
+    def _extracted(
+        self, items: Sequence[Any], progress: bool
+    ) -> tuple[list[NDArray[np.float32]], list[int], dict[str, str]]:
+        """Give features by batch, the rows they are of, and files that cannot be read."""
         features, kept = [], []
         skipped: dict[str, str] = {}
-        bar = tqdm(total=len(items), desc="index", disable=None if progress else True)
-        with bar:
+        with tqdm(total=len(items), desc="index", disable=None if progress else True) as bar:
             for part in batches(range(len(items)), self.batch_size):
                 read, bad = self._readable(items, part)
                 skipped |= bad
@@ -179,20 +204,7 @@ class SpectralReID:
                     features.append(self._forward(torch.stack(list(read.values()))))
                     kept += list(read)
                 bar.update(len(part))
-        if not kept:
-            raise InputError(f"None of the {len(items)} images could be read: {skipped}.")
-        if skipped:
-            logger.warning("%d of %d images could not be read", len(skipped), len(items))
-        chosen = {name: [values[row] for row in kept] for name, values in labels.items()}
-        self.gallery = Gallery(
-            np.concatenate(features),
-            [_name(items[row], row) for row in kept],
-            **chosen,
-            model=self.fingerprint,
-            metric=self.settings.metric,
-            skipped=skipped,
-        )
-        return self.gallery
+        return features, kept, skipped
 
     def open(self, folder: str | Path) -> Gallery:
         """Open a saved gallery, which is then the one that is searched.
@@ -219,6 +231,8 @@ class SpectralReID:
     ) -> int:
         """Add images to the gallery; paths that are in it already are not read again.
 
+        Images without a path (arrays, tensors, PIL) are all added, named ``image N``.
+
         Args:
             images: As for :meth:`index`.
             ids: Identity of each image, where the gallery has them.
@@ -232,16 +246,16 @@ class SpectralReID:
         """  # noqa: DOC502
         gallery, items = self._gallery(), items_of(images)
         known = set(gallery.paths)
-        fresh = [row for row, item in enumerate(items) if _name(item, row) not in known]
+        fresh = [
+            row for row, item in enumerate(items) if not (_is_path(item) and str(item) in known)
+        ]
         if not fresh:
             return 0
-        chosen = [None if values is None else [values[row] for row in fresh]
-                  for values in (ids, camids)]  # fmt: skip
-        try:
-            more = self.index([items[row] for row in fresh], *chosen, progress=False)
-        finally:
-            self.gallery = gallery
-        return gallery.extend(more)
+        labels = _labels(items, ids, camids)
+        chosen = [[labels[name][row] for row in fresh] if name in labels else None
+                  for name in ("ids", "camids")]  # fmt: skip
+        images, count = [items[row] for row in fresh], len(gallery)
+        return gallery.extend(self._indexed(images, *chosen, first=count, progress=False))
 
     def search(
         self,
@@ -355,8 +369,20 @@ class SpectralReID:
             raise InputError("There is no gallery yet: call index(images) or open(folder) first.")
         return self.gallery
 
-    def _checked(self, calibration: Calibration | None) -> Calibration | None:
-        if calibration is not None and calibration.model not in ("", self.fingerprint):
+    def _calibration_beside(self, weights: Path) -> Calibration | None:
+        """Take what lies beside the weights; of other weights it is passed over, and said so."""
+        # after more training the old one is still there: the new weights must open all the same
+        beside = (weights if weights.is_dir() else weights.parent) / "calibration.json"
+        if not beside.is_file():
+            return None
+        try:
+            return self._checked(Calibration.open(beside))
+        except InputError as error:
+            logger.warning("%s is not used: %s", beside, error)
+            return None
+
+    def _checked(self, calibration: Calibration) -> Calibration:
+        if calibration.model not in ("", self.fingerprint):
             raise InputError(
                 f"The calibration was made with the weights {calibration.model}, these are "
                 f"{self.fingerprint}: calibrate anew."
@@ -379,7 +405,7 @@ class SpectralReID:
             try:
                 read[row] = self._tensor(items[row], None)
             except InputError as error:
-                if not isinstance(items[row], (str, Path)):
+                if not _is_path(items[row]):
                     raise
                 bad[str(items[row])] = str(error)
         return read, bad
@@ -390,5 +416,22 @@ class SpectralReID:
         return (normalize(features, dim=1) if self.settings.normalize else features).numpy()
 
 
-def _name(item: Any, row: int) -> str:  # noqa: ANN401
-    return str(item) if isinstance(item, (str, Path)) else f"image {row}"
+def _labels(
+    items: Sequence[Any], ids: Labels | None, camids: Labels | None
+) -> dict[str, list[Any]]:
+    """Give what is known of the images, one entry an image."""
+    labels: dict[str, list[Any]] = {}
+    for name, values in (("ids", ids), ("camids", camids)):
+        if values is not None:
+            if len(values) != len(items):
+                raise InputError(f"{name}: {len(values)} for {len(items)} images.")
+            labels[name] = np.asarray(values).tolist()
+    return labels
+
+
+def _is_path(item: Any) -> bool:  # noqa: ANN401
+    return isinstance(item, (str, os.PathLike))
+
+
+def _name(item: Any, number: int) -> str:  # noqa: ANN401
+    return str(item) if _is_path(item) else f"image {number}"

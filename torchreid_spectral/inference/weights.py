@@ -132,16 +132,18 @@ def latest_weights(folder: Path) -> Path:
     return found[max(found)]
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Name the weights, so that features of other weights are not mixed with theirs.
+def fingerprint(model: nn.Module, settings: Settings) -> str:
+    """Name the weights and their input, so that features of others are not mixed with theirs.
 
     Args:
         model: The model.
+        settings: Its input's size and pixels, and the scale of its features.
 
     Returns:
         Sixteen hexadecimal digits.
     """
-    digest = hashlib.sha256()
+    s = settings
+    digest = hashlib.sha256(repr((s.height, s.width, *s.mean, *s.std, s.normalize)).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
