@@ -124,7 +124,7 @@ def text(report: Any, args: argparse.Namespace) -> str:
     cameras = ", ".join(f"{c} {sum(row.values())}" for c, row in report.per_camera.items())
     lines.append(f"{noun} a camera: {cameras}")
     for finding in report.findings:
-        lines.append(f"{finding.severity}: {finding.count} {finding.message}")
+        lines.append(f"{finding.severity}: {finding.text}")
         lines += [f"    {example}" for example in finding.examples]
         if 0 < len(finding.examples) < finding.count:
             lines.append(f"    ... and {finding.count - len(finding.examples)} more")

@@ -120,6 +120,19 @@ def test_tree_with_words_and_short_names(tmp_path):
     assert sorted(["c10", "c2", "c1", "x"], key=natural) == ["c1", "c2", "c10", "x"]
 
 
+def test_names_that_are_equal_as_numbers_stay_two_people(torchreid, data_root, tmp_path):
+    picture = next((data_root / "synthetic_pedestrians" / "query").glob("*.jpg"))
+    for split, people in (("train", "56"), ("query", ("1", "01")), ("gallery", ("1", "01"))):
+        for pid in people:
+            for name in ("c1_a.jpg", "c2_a.jpg"):
+                (tmp_path / split / pid).mkdir(parents=True, exist_ok=True)
+                shutil.copy(picture, tmp_path / split / pid / name)
+    from torchreid_spectral.data.folder_datasets import FolderDataset
+
+    dataset = FolderDataset(root=str(tmp_path), verbose=False)
+    assert len({row[1] for row in dataset.gallery}) == 2
+
+
 def test_proposed_split_leaves_no_query_without_a_match():
     items = [
         Item(f"{pid}_{camera}_{n}.jpg", str(pid), str(camera), "")

@@ -207,6 +207,41 @@ def test_one_camera_is_advised_and_taken(capsys, tree):
     assert status == 0 and "no_train" in findings
 
 
+def test_text_of_one_camera(capsys, tree):
+    """What is no count has no number before it, and what does not hold is not said."""
+    for path in tree.rglob("*.jpg"):
+        path.rename(path.with_name("c1_" + path.stem + ".jpg"))
+    (tree / "all").mkdir()
+    for part in ("train", "query", "gallery"):
+        for person in (tree / part).iterdir():
+            person.rename(tree / "all" / f"{part}{person.name}")
+    assert main([str(tree / "all"), "--batch-size", "16"]) == 1
+    shown = capsys.readouterr().out
+    assert "error: No split can be proposed" in shown and "one is proposed" not in shown
+    assert "identities are seen by one camera: a query of theirs has no match" in shown
+    assert main([str(tree / "all"), "--batch-size", "16", "--one-camera"]) == 0
+    shown = capsys.readouterr().out
+    assert "warning: no splits are given: one is proposed" in shown
+    assert "seen by one camera" not in shown
+
+
+def test_folders_beside_the_splits_are_told(capsys, tree):
+    (tree / "query").rename(tree / "Query")
+    shutil.copytree(tree / "train", tree / "val")
+    (tree / "notes").mkdir()  # holds no picture
+    status, report, findings = run(capsys, tree)
+    assert status == 0 and report["counts"]["query"]["items"] == 18
+    assert findings["ignored"]["examples"] == [
+        f"{tree / 'val'}: a folder beside those of the splits"
+    ]
+
+
+def test_table_of_another_encoding(capsys, tmp_path):
+    (tmp_path / "labels.csv").write_bytes("path,pid,camid\né.jpg,1,2\n".encode("latin-1"))
+    status, report, _ = run(capsys, tmp_path)
+    assert status == 2 and "cannot be read as a CSV in UTF-8" in report["error"]
+
+
 def test_nothing_there(capsys, tmp_path):
     status, report, _ = run(capsys, tmp_path / "nowhere")
     assert status == 2 and "does not exist" in report["error"]

@@ -38,6 +38,11 @@ class Finding:
     message: str
     examples: tuple[str, ...] = ()
 
+    @property
+    def text(self) -> str:
+        """The message, after its count where cases are counted."""
+        return self.message if self.code.startswith("no_") else f"{self.count} {self.message}"
+
 
 @dataclass
 class Report:
@@ -117,13 +122,14 @@ def check(
         report.findings += _matches(items, one_camera)
         trained = [item for item in items if item.split == "train"]
     else:
-        report.findings += _partial_split(items)
         try:
             report.proposal = propose_split(items, one_camera=one_camera)
+            report.findings += _partial_split(items)
         except InputError as error:
             report.findings.append(Finding("no_split", "error", 1, str(error)))
         trained = [item for item in report.proposal or () if item.split == "train"]
-    report.findings += _cameras(items, found.distractors)
+    if not one_camera:
+        report.findings += _cameras(items, found.distractors)
     report.findings += _batches(trained, batch_size, num_instances, found.distractors)
     report.findings.sort(key=lambda finding: finding.severity)
     return report
@@ -157,7 +163,7 @@ def _some(values: Iterable[str], limit: int = 5) -> tuple[str, ...]:
 def _names(found: Scan) -> list[Finding]:
     if not found.ignored:
         return []
-    message = "files or rows were passed over: they do not say identity and camera"
+    message = "files, rows or folders were passed over: they do not say identity and camera"
     return [
         Finding("ignored", "warning", len(found.ignored), message, _some(found.ignored))
     ]

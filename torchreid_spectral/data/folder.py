@@ -19,6 +19,7 @@ Identities and cameras may be any words in a tree or a table.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -73,7 +74,8 @@ class Scan:
         root: Where it was looked for.
         kind: ``image`` or ``video``.
         items: Sorted by split, identity, camera and path.
-        ignored: Files whose names say neither identity nor camera, and rows that are broken.
+        ignored: Files whose names say neither identity nor camera, rows that are broken, and
+            folders beside those of the splits.
         distractors: Identity of Market-1501's distractors; they are nobody.
     """
 
@@ -145,7 +147,11 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _read_folder(root: Path, found: Scan) -> None:
-    parts = {p: _SPLIT_OF[p.name] for p in root.iterdir() if p.is_dir() and p.name in _SPLIT_OF}
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    parts = {p: _SPLIT_OF[p.name.lower()] for p in folders if p.name.lower() in _SPLIT_OF}
+    if parts:
+        others = [path for path in folders if path not in parts and next(_pictures(path), None)]
+        found.ignored += [f"{path}: a folder beside those of the splits" for path in others]
     frames: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for part, split in parts.items() if parts else {root: ""}.items():
         for path in _pictures(part):
@@ -183,7 +189,11 @@ def _label(path: Path, found: Scan) -> tuple[str, str, str] | None:
 
 
 def _read_table(table: Path, found: Scan) -> None:
-    with table.open(newline="", encoding="utf-8-sig") as file:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{table} cannot be read as a CSV in UTF-8: {error}.") from error
+    with io.StringIO(text, newline="") as file:
         rows = csv.DictReader(file)
         columns = [name.strip() for name in rows.fieldnames or ()]
         missing = [name for name in ("path", "pid", "camid") if name not in columns]

@@ -157,7 +157,7 @@ def _numbered(items: Sequence[Item], distractors: str, one_camera: bool) -> list
     """Give train, query and gallery with numbers as torchreid wants them."""
     cameras = {c: n for n, c in enumerate(sorted({i.camid for i in items}, key=natural))}
     words = sorted({i.pid for i in items}, key=natural)
-    numeric = all(word.isdecimal() for word in words)
+    numeric = all(word.isdecimal() for word in words) and len({*map(int, words)}) == len(words)
     pids = {word: int(word) if numeric else n for n, word in enumerate(words, start=1)}
     people = {i.pid for i in items if i.split == "train" and i.pid != distractors}
     labels = {pid: label for label, pid in enumerate(sorted(people, key=natural))}

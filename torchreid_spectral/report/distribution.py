@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 __all__ = ["draw_distribution"]
 
@@ -46,12 +47,14 @@ def draw_distribution(
         right.bar([x + shift for x in range(len(heights))], heights, width, label=split, **style)
     if num_instances:
         left.axvline(num_instances - 0.5, color="black", linestyle="--", linewidth=1)
-        left.annotate(f" K = {num_instances}", (num_instances - 0.5, 0.95), va="top",
+        left.annotate(f"K = {num_instances}", (num_instances - 0.5, 1.02), ha="center",
                       xycoords=("data", "axes fraction"))  # fmt: skip
     left.set(xlabel=f"{noun} of an identity", ylabel="identities")
     right.set(xlabel="camera", ylabel=noun)
     right.set_xticks(range(len(per_camera)), list(per_camera), rotation=45 if len(per_camera) > 8
                      else 0)  # fmt: skip
-    right.legend(title="split")
+    for axis in (left.xaxis, left.yaxis, right.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=len(splits))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
