@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--shard-size must be >= 1, got {args.shard_size}.")
     paths, labels = listed(args)
     reid = open_reid(args)
-    shards, kept = [], 0
+    shards, kept, skipped = [], 0, 0
     for number, start in enumerate(range(0, len(paths), args.shard_size)):
         rows = slice(start, start + args.shard_size)
         name = f"features-{number:05d}"
@@ -88,10 +88,25 @@ def run(args: argparse.Namespace) -> None:
             kept += 1
         else:
             part = {key: values[rows] for key, values in labels.items()}
-            write_shard(args.out, number, reid.index(paths[rows], **part))
+            try:
+                write_shard(args.out, number, reid.index(paths[rows], **part))
+            except InputError as error:  # a shard of broken files alone must not stop the others
+                print(f"warning: {error}", file=sys.stderr)
+                skipped += len(paths[rows])
+                continue
+        skipped += len(skipped_of(args.out, name))
         shards.append(name)
+    if not shards:
+        raise InputError(f"None of the {len(paths)} images could be read.")
     write_manifest(args.out, shards, reid.fingerprint, reid.settings.metric)
-    print(f"{len(paths)} images in {len(shards)} shards ({kept} kept) in {args.out}")
+    broken = f", {skipped} could not be read" if skipped else ""
+    count = len(paths) - skipped
+    print(f"{count} images in {len(shards)} shards ({kept} kept) in {args.out}{broken}")
+
+
+def skipped_of(folder: Path, name: str) -> dict[str, str]:
+    """Give the files of a shard that could not be read."""
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["skipped"]
 
 
 def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:

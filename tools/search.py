@@ -55,8 +55,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> dict[str, list[Any]]:
     """Search and print."""
     reid = open_reid(args)
-    if (Path(args.gallery) / "index.json").is_file():
-        reid.open(args.gallery)
+    folder = Path(args.gallery)
+    if (folder / "index.json").is_file():
+        reid.open(folder)
+    elif any(folder.glob("features-*.safetensors")):
+        raise InputError(f"{folder} is not finished: run tools/extract.py once more.")
     else:
         reid.index(args.gallery)
     answers = reid.search(list(args.query), args.top_k, args.rerank)

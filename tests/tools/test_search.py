@@ -1,6 +1,7 @@
 """Tests of tools/extract.py, search.py and compare_images.py."""
 
 import json
+import shutil
 
 import pytest
 
@@ -32,6 +33,27 @@ def test_extract_search_compare(weights, pictures, data_root, tmp_path, capsys):
     assert capsys.readouterr().out.count(".jpg") == 4
     assert search.main([*arguments, "--rerank", "local_blur"]) == 2
     assert "Did you mean local_blurring" in capsys.readouterr().err
+
+
+def test_broken_shards_and_unfinished_galleries(weights, pictures, tmp_path, capsys):  # noqa: F811
+    folder, out = tmp_path / "crops", tmp_path / "gallery"
+    folder.mkdir()
+    shutil.copy(pictures[0][0], folder / "a.jpg")
+    (folder / "b.jpg").write_bytes(b"no picture")
+    (folder / "c.jpg").write_bytes(b"no picture")
+    given = [str(weights), str(folder), "--out", str(out), "--device", "cpu"]
+    for size in ("1", "2"):  # the last shards hold nothing but what is broken
+        assert extract.main([*given, "--shard-size", size]) == 0
+        shown = capsys.readouterr()
+        assert "1 images in 1 shards" in shown.out and "2 could not be read" in shown.out
+        assert "warning: None of the 1 images could be read" in shown.err
+    (out / "index.json").unlink()
+    query = [str(weights), str(out), str(folder / "a.jpg"), "--device", "cpu"]
+    assert search.main(query) == 2
+    assert "is not finished: run tools/extract.py once more" in capsys.readouterr().err
+    (folder / "a.jpg").write_bytes(b"no picture")
+    assert extract.main([*given[:3], str(tmp_path / "none"), *given[4:]]) == 2
+    assert "None of the 3 images could be read" in capsys.readouterr().err
 
 
 def test_dataset_calibrates(weights, data_root, tmp_path, capsys):  # noqa: F811

@@ -178,7 +178,9 @@ class SpectralReID:
         labels = _labels(items, ids, camids)
         features, kept, skipped = self._extracted(items, progress)
         if not kept:
-            raise InputError(f"None of the {len(items)} images could be read: {skipped}.")
+            raise InputError(
+                f"None of the {len(items)} images could be read: {next(iter(skipped.values()))}."
+            )
         if skipped:
             logger.warning("%d of %d images could not be read", len(skipped), len(items))
         return Gallery(
