@@ -56,6 +56,14 @@ def test_model_options_have_one_default(torchreid):
     assert options == model_options()
 
 
+def test_lists_on_the_command_line_may_be_yaml_or_python():
+    for text in ("[{after: conv3, over: pixels}]", "[{'after': 'conv3', 'over': 'pixels'}]"):
+        cfg = get_default_config()
+        merge_options(cfg, ["model.attention", text, "data.sources", "[market1501, folder]"])
+        assert cfg.model.attention == [{"after": "conv3", "over": "pixels"}]
+        assert cfg.data.sources == ["market1501", "folder"]
+
+
 def test_options_override(tmp_path):
     cfg = get_default_config()
     path = tmp_path / "c.yaml"

@@ -6,6 +6,7 @@ nearest ones.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -318,7 +319,16 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
     if len(options) % 2:
         raise InputError(f"Config options come in pairs KEY VALUE; {options[-1]!r} has no value.")
     for key, text in zip(options[::2], options[1::2]):
-        _set(cfg, key, CfgNode._decode_cfg_value(text))
+        _set(cfg, key, _decoded(text))
+
+
+def _decoded(text: str) -> Any:  # noqa: ANN401
+    """Read a value as Python or, where that fails, a list as YAML: ``[{after: layer3}]``."""
+    value = CfgNode._decode_cfg_value(text)
+    if isinstance(value, str) and value.startswith("["):
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.safe_load(value)
+    return value
 
 
 def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
