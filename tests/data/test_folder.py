@@ -120,6 +120,14 @@ def test_tree_with_words_and_short_names(tmp_path):
     assert sorted(["c10", "c2", "c1", "x"], key=natural) == ["c1", "c2", "c10", "x"]
 
 
+def test_distractors_are_proposed_for_the_gallery_alone():
+    items = [Item(f"{p}_{c}_{n}", str(p), c, "") for p in range(8) for c in "ab" for n in range(3)]
+    for seed in range(6):
+        split = propose_split(items, seed=seed, distractors="0")
+        assert {item.split for item in split if item.pid == "0"} == {"gallery"}
+        assert {item.split for item in split if item.pid != "0"} == {"train", "query", "gallery"}
+
+
 def test_names_that_are_equal_as_numbers_stay_two_people(torchreid, data_root, tmp_path):
     picture = next((data_root / "synthetic_pedestrians" / "query").glob("*.jpg"))
     for split, people in (("train", "56"), ("query", ("1", "01")), ("gallery", ("1", "01"))):

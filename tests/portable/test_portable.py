@@ -76,6 +76,15 @@ def test_needs_neither_torch_nor_torchreid(python, tmp_path):
     assert shown == [f"{index}.jpg" for index in best]
 
 
+def test_a_broken_gallery_is_called_so(tmp_path):
+    from torchreid_spectral.inference import Gallery
+
+    Gallery(people(2)[1], [f"{i}.jpg" for i in range(60)]).save(tmp_path)
+    (tmp_path / "features-00000.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match="not a finished gallery"):
+        load_features(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -1,6 +1,7 @@
 """The report in a real browser, at desktop and phone width."""
 
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
@@ -10,13 +11,15 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning"),
-    pytest.mark.skipif(BROWSER is None, reason="there is no Chromium"),
+    pytest.mark.skipif(BROWSER is None, reason="takes Chromium: apt install chromium"),
+    pytest.mark.skipif(find_spec("playwright") is None, reason="takes pip install '.[browser]'"),
 ]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_clicks_through(trained, width):  # noqa: F811
-    playwright = pytest.importorskip("playwright.sync_api")
+    from playwright import sync_api as playwright
+
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 800})

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 
 import numpy as np
@@ -16,6 +17,7 @@ from torchreid_spectral.report.comparison import (
     paired_difference,
     summarise,
 )
+from torchreid_spectral.report.comparison_page import write_comparison
 from torchreid_spectral.report.history import read_history, seconds_a_step
 
 
@@ -65,6 +67,20 @@ def test_summary_and_table():
     cells = ["62.50 ± 14.85", "71.00 ± 16.97", "+2.50 ± 0.71", "+1.00 ± 2.83", "0.500", "2"]
     assert [cell in line for cell in cells] == [True] * len(cells)
     assert "±" not in next(line for line in text.splitlines() if line.startswith("walked"))
+
+
+def test_page_of_configs_with_odd_names(tmp_path):
+    odd = 'walk "x" & <y>'
+    summary = summarise({"base": [run(1, 0.5, 0.6)], odd: [run(1, 0.7, 0.8)]})
+    (tmp_path / "report").mkdir()
+    svg = '<?xml?><svg id="a"><path id="p"/><use xlink:href="#p"/></svg>'
+    (tmp_path / "report" / "embedding.svg").write_text(svg)
+    folders = {"base": [tmp_path], odd: [tmp_path]}
+    page = write_comparison(summary, folders, tmp_path / "out").read_text()
+    assert odd not in page and "walk &quot;x&quot; &amp; &lt;y&gt;" in page
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[\w.-]+", name) for name in ids)
+    assert set(re.findall(r'href="#([^"]*)"', page)) <= set(ids)
 
 
 def test_history_takes_the_latest_value_of_a_step(tmp_path):

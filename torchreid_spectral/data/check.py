@@ -123,7 +123,9 @@ def check(
         trained = [item for item in items if item.split == "train"]
     else:
         try:
-            report.proposal = propose_split(items, one_camera=one_camera)
+            report.proposal = propose_split(
+                items, one_camera=one_camera, distractors=found.distractors
+            )
             report.findings += _partial_split(items)
         except InputError as error:
             report.findings.append(Finding("no_split", "error", 1, str(error)))

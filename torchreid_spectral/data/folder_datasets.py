@@ -83,6 +83,7 @@ class Folder:
                 train_share=_active.train_share,
                 seed=_active.seed,
                 one_camera=_active.one_camera,
+                distractors=found.distractors,
             )
             if mode == "train":
                 logger.info("%s has no splits: %s", place, _describe(items))

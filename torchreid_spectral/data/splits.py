@@ -46,7 +46,12 @@ def unmatched(items: Iterable[Item], *, one_camera: bool = False) -> list[tuple[
 
 
 def propose_split(
-    items: Sequence[Item], *, train_share: float = 0.5, seed: int = 0, one_camera: bool = False
+    items: Sequence[Item],
+    *,
+    train_share: float = 0.5,
+    seed: int = 0,
+    one_camera: bool = False,
+    distractors: str = "",
 ) -> list[Item]:
     """Divide a collection without splits, so that every query has a valid match.
 
@@ -59,6 +64,7 @@ def propose_split(
         train_share: Share of the identities to train on.
         seed: Of the draw.
         one_camera: Whether a match in the query's own camera counts.
+        distractors: Identity that is nobody: all its images are put into the gallery.
 
     Returns:
         The items with splits.
@@ -70,7 +76,8 @@ def propose_split(
         raise InputError(f"folder.train_share must be in (0, 1), got {train_share}.")
     groups: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        groups[item.pid].append(item)
+        if not distractors or item.pid != distractors:
+            groups[item.pid].append(item)
     queries = {pid: _queries(group, one_camera) for pid, group in groups.items()}
     testable = sorted((pid for pid in groups if queries[pid]), key=natural)
     wanted = max(1, round(len(groups) * (1 - train_share)))
@@ -81,7 +88,7 @@ def propose_split(
             + camera_advice(items)
         )
     chosen = random.Random(seed).sample(testable, min(wanted, len(testable), len(groups) - 2))
-    test = {pid: queries[pid] for pid in chosen}
+    test = {pid: queries[pid] for pid in chosen} | ({distractors: set()} if distractors else {})
     return [
         item._replace(
             split=("query" if item in test[item.pid] else "gallery")

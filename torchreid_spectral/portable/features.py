@@ -29,6 +29,7 @@ def load_features(folder: str | Path) -> tuple[Floats, list[str]]:
     Raises:
         InputError: If it is missing or unfinished.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     root = Path(folder)
@@ -36,7 +37,7 @@ def load_features(folder: str | Path) -> tuple[Floats, list[str]]:
         shards = json.loads((root / "index.json").read_text(encoding="utf-8"))["shards"]
         parts = [load_file(root / f"{name}.safetensors")["features"] for name in shards]
         rows = [json.loads((root / f"{name}.json").read_text(encoding="utf-8")) for name in shards]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{root} is not a finished gallery ({error}).") from error
     return np.concatenate(parts), [path for row in rows for path in row["paths"]]
 

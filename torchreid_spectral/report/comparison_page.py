@@ -37,7 +37,7 @@ def write_comparison(
     sections = []
     for dataset, views in summary["datasets"].items():
         for view, rows in views.items():
-            key, title = f"{dataset}-{view}", f"{dataset}, {view_name(view)}"
+            key, title = _anchor(f"{dataset}-{view}"), f"{dataset}, {view_name(view)}"
             sections.append(Section(key, title, "Mean ± standard deviation over seeds in %; the "
                                     "difference to the first config is paired by seed.",
                                     _table(rows, summary)))  # fmt: skip
@@ -54,8 +54,9 @@ def write_comparison(
             if path.is_file():
                 svg = path.read_text(encoding="utf-8")
                 svg = svg[svg.index("<svg") :]
-                svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-                sections.append(Section(f"embedding-{name}", f"Embedding: {name}", "The same "
+                key = _anchor(f"embedding-{name}")
+                svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
+                sections.append(Section(key, f"Embedding: {name}", "The same "
                                         "identities by the first config, by this one, and after "
                                         f"its post-processing ({folder.name}).",
                                         f'<figure class="scroll">{svg}</figure>'))  # fmt: skip
@@ -63,6 +64,11 @@ def write_comparison(
     path = out / "report.html"
     write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return path
+
+
+def _anchor(text: str) -> str:
+    """Give an id for a page and a file name: a config's name may hold blanks and quotes."""
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 def _table(rows: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

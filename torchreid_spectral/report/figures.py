@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ def _inline(svg: str, name: str, alt: str) -> str:
     """Give the element for a page, with ids that no other figure has."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
     return f"<figure>{svg}</figure>"
 
 
