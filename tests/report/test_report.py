@@ -12,7 +12,8 @@ from PIL import Image
 from tests.models.test_spectral_net import backbone_names, images
 from tests.tools.test_main import load_tool
 from torchreid_spectral.evaluation import QueryResults, evaluate_queries
-from torchreid_spectral.report import activation, embedding, lists
+from torchreid_spectral.inference.calibration import Calibration
+from torchreid_spectral.report import activation, embedding, figures, lists
 from torchreid_spectral.report.page import Section, data_url, render, text_table
 from torchreid_spectral.report.run import RunReport, Tested, batch_features, write_report
 from torchreid_spectral.rerank import build_reranker
@@ -77,6 +78,21 @@ def test_report_of_features_has_every_panel(torchreid, pictures, tmp_path):
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
+
+
+def test_method_stands_alone_without_a_baseline(torchreid, pictures, tmp_path):
+    report = RunReport("title", {"demo": tested(pictures)}, method="+ random walk")
+    text = write_report(report, tmp_path).read_text()
+    assert "<!-- (a) random walk -->" in text and "<!-- (b) + local blurring -->" in text
+
+
+def test_threshold_says_what_passes_it():
+    same, different = np.linspace(0, 0.5, 50), np.linspace(0.3, 1, 1000)
+    known = Calibration(0.301, 0.001, 0.62, 0.001, 50, 1000)
+    figure = figures.histogram(same, different, known, "cosine")
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[-1] == "threshold 0.301: 62.0 % of the same pass, 0.1 % of different"
+    assert len(figures.histogram(same, different, None, "cosine").legends[0].get_texts()) == 2
 
 
 def test_a_failing_figure_costs_nothing_else(torchreid, pictures, tmp_path, monkeypatch, caplog):

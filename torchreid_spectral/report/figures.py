@@ -14,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from torchreid_spectral.inference.calibration import Calibration
 from torchreid_spectral.report.history import Curve
 
 __all__ = ["COLOURS", "MARKERS", "affinity", "bars", "cmc", "curves", "histogram", "save"]
@@ -92,7 +93,7 @@ def curves(history: Mapping[str, Curve], columns: int = 2) -> Figure:
             panel.append(tag)
     columns = min(columns, len(groups))
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(4.6 * columns, 2.6 * rows), layout="constrained")
+    figure = _apart(Figure(figsize=(4.6 * columns, 2.7 * rows), layout="constrained"))
     for index, (group, tags) in enumerate(groups.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         for number, tag in enumerate(tags):
@@ -185,7 +186,7 @@ def affinity(
     columns, rows = _grid(len(panels), columns)
     below = columns == 1 < rows
     size = (3.8 * columns, 4.0 * rows + 0.7 if below else 3.5 * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _apart(Figure(figsize=size, layout="constrained"))
     edges = np.flatnonzero(np.diff(np.asarray(labels))) + 0.5
     for index, (title, matrix) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -202,20 +203,20 @@ def affinity(
 
 
 def histogram(
-    same: NDArray[Any], different: NDArray[Any], threshold: float | None, name: str
+    same: NDArray[Any], different: NDArray[Any], calibration: Calibration | None, name: str
 ) -> Figure:
     """Draw how far pairs of the same and of different identities are apart.
 
     Args:
         same: Distances of pairs of one identity.
         different: Distances of pairs of two.
-        threshold: Drawn as a line, if known.
+        calibration: Its threshold is drawn as a line, if known.
         name: Of the distance.
 
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(4.9, 3.2), layout="constrained")
+    figure = Figure(figsize=(4.9, 3.7), layout="constrained")
     axes = figure.add_subplot()
     edges = np.linspace(0, max(float(same.max()), float(different.max())) or 1.0, 60).tolist()
     for values, colour, hatch, label in (
@@ -223,11 +224,13 @@ def histogram(
         (different, COLOURS[1], "", f"different ({len(different):,} pairs)"),
     ):
         axes.hist(values, edges, density=True, alpha=0.55, color=colour, hatch=hatch, label=label)
-    if threshold is not None:
-        axes.axvline(threshold, color="black", ls="--", label=f"threshold {threshold:.3f}")
+    if calibration is not None:
+        passed = f"threshold {calibration.threshold:.3f}: {100 * calibration.true_match_rate:.1f} "
+        passed += f"% of the same pass, {100 * calibration.false_match_rate:.1f} % of different"
+        axes.axvline(calibration.threshold, color="black", ls="--", label=passed)
     axes.set_xlabel(f"{name} distance")
     axes.set_ylabel("density")
-    axes.legend(fontsize=9)
+    figure.legend(loc="outside upper left", fontsize=8.5, frameon=False)
     return figure
 
 
@@ -244,7 +247,7 @@ def scatter(
         The figure.
     """
     columns, rows = _grid(len(panels), columns)
-    figure = Figure(figsize=(3.8 * columns, 3.6 * rows + 0.6), layout="constrained")
+    figure = _apart(Figure(figsize=(3.8 * columns, 3.7 * rows + 0.6), layout="constrained"))
     people = sorted({int(pid) for _, pids in panels.values() for pid in pids})
     for index, (title, (points, pids)) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -259,6 +262,13 @@ def scatter(
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", fontsize=8,
                   ncols=6 if columns == 1 else 12, title="identity")  # fmt: skip
+    return figure
+
+
+def _apart(figure: Figure) -> Figure:
+    """Leave room between a panel and the title of the one below it."""
+    engine: Any = figure.get_layout_engine()
+    engine.set(h_pad=0.1)
     return figure
 
 

@@ -131,7 +131,8 @@ def _dataset_sections(
             lambda: _lists(tested))  # fmt: skip
     attempt(f"{prefix}distances", f"Distances{suffix}",
             "Pairs of gallery images from different cameras, and the threshold at which one pair "
-            "in a thousand of different people passes.",
+            "in a thousand of different people passes; the share of pairs of the same person "
+            "that pass it is written beside it.",
             lambda: _distances(tested, out, prefix))  # fmt: skip
     attempt(f"{prefix}activation", f"Activation{suffix}",
             "Right of each query the energy of its last feature map, scaled from the least (dark "
@@ -157,7 +158,9 @@ def _embedding(report: RunReport, tested: Tested, out: Path, prefix: str) -> str
     pids = np.array([row[1] for row in tested.gallery])
     chosen = embedding.choose_people(pids, PEOPLE, IMAGES)
     plain = next(iter(tested.views.values())).gallery[chosen]
-    panels = {report.method: embedding.cosine_matrix(plain)}
+    alone = report.baseline is None
+    panels = {report.method.removeprefix("+ ") if alone else report.method:
+              embedding.cosine_matrix(plain)}  # fmt: skip
     if report.baseline is not None:
         title, extract = report.baseline
         features = extract([str(tested.gallery[row][0]) for row in chosen])
@@ -205,10 +208,10 @@ def _distances(tested: Tested, out: Path, prefix: str) -> str | None:
     same, different = pair_distances(features, pids[chosen], cameras[chosen], metric=metric)
     if len(same) == 0 or len(different) == 0:
         return None
-    threshold = None
+    known = None
     if len(different) >= 1000:
-        threshold = calibrate(features, pids[chosen], cameras[chosen], metric=metric).threshold
-    figure = figures.histogram(same, different, threshold, metric.replace("_", " "))
+        known = calibrate(features, pids[chosen], cameras[chosen], metric=metric)
+    figure = figures.histogram(same, different, known, metric.replace("_", " "))
     return figures.save(figure, out, f"{prefix}distances", "histogram of distances")
 
 
