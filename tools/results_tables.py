@@ -12,6 +12,9 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std
     <!-- table: pairs losses_compare -->                    mAP without and with, a pair a line
     <!-- table: steps losses_time -->                       time of a step of each loss
+    <!-- table: suite market1501_small NAME [DATASET] -->   benchmarks/market1501.py, mean ± std
+    <!-- table: walkers market1501_small NAME -->           its escape and Ncut over training
+    <!-- table: expense market1501_small NAME -->           its seconds a step and a test
 
 Example:
     python tools/results_tables.py
@@ -23,8 +26,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +201,83 @@ def pairs(figures: Figures) -> list[str]:
     return lines
 
 
+def suite(figures: Figures, name: str, dataset: str = "market1501") -> list[str]:
+    """Lay out a suite of benchmarks/market1501.py: a training a line, a view two columns.
+
+    The difference is that of mAP by plain distance to the first line, paired by seed.
+    """
+    of = {variant: seeds_of(figures, variant) for variant in figures["suites"][name]}
+    of = {variant: rows for variant, rows in of.items()
+          if any(dataset in row["metrics"] for row in rows.values())}  # fmt: skip
+    views = next(iter(next(iter(of.values())).values()))["metrics"][dataset]
+    heads = ["", "mAP - first, ± standard error", "trapezoidal mAP",
+             *(f"{view}: mAP | rank-1" for view in views), "seeds"]  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * (4 + 2 * len(views)) + "|"]
+    first = next(iter(of))
+    for variant, rows in of.items():
+        found = {seed: row["metrics"][dataset] for seed, row in rows.items()}
+        base = {seed: row["metrics"][dataset]["none"]["mAP"] for seed, row in of[first].items()}
+        gain = {seed: each["none"]["mAP"] - base[seed] for seed, each in found.items()
+                if seed in base and variant != first}  # fmt: skip
+        cells = [f"`{variant}`", mean(gain.values(), "+", error=True),
+                 mean(each["none"]["mAP_trapezoidal"] for each in found.values())]  # fmt: skip
+        for view in views:
+            cells += [mean(each[view][figure] for each in found.values())
+                      for figure in ("mAP", "rank-1")]  # fmt: skip
+        lines.append(f"| {' | '.join([*cells, str(len(found))])} |")
+    return lines
+
+
+def walkers(figures: Figures, name: str) -> list[str]:
+    """Lay out escape probability and Ncut at the start, in the middle and at the end."""
+    lines = ["| | escape, first epoch | middle | last | Ncut, first epoch | middle | last |",
+             "|---" * 7 + "|"]  # fmt: skip
+    for variant in figures["suites"][name]:
+        rows = seeds_of(figures, variant).values()
+        if not rows:
+            continue
+        cells = []
+        for curve in ("escape", "ncut"):
+            curves = [row["curves"][curve] for row in rows]
+            for place in (0, len(curves[0]) // 2, -1):
+                cells.append(f"{statistics.mean(values[place] for values in curves):.3f}")
+        lines.append(f"| `{variant}` | {' | '.join(cells)} |")
+    return lines
+
+
+def expense(figures: Figures, name: str) -> list[str]:
+    """Lay out the median seconds of a training step, and of ranking Market-1501 by each method."""
+    rows = [row for variant in figures["suites"][name] for row in
+            seeds_of(figures, variant).values()]  # fmt: skip
+    lines = ["| | seconds |", "|---|---|"]
+    for variant in figures["suites"][name]:
+        times = [row["seconds_a_step"] for row in seeds_of(figures, variant).values()]
+        if times:
+            lines.append(f"| a step of `{variant}` | {statistics.median(times):.3f} |")
+    for method in rows[0]["seconds_of_test"]["market1501"]:
+        times = [row["seconds_of_test"]["market1501"][method] for row in rows]
+        lines.append(f"| ranking and evaluation, `{method}` | {statistics.median(times):.2f} |")
+    return lines
+
+
+def seeds_of(figures: Figures, variant: str) -> dict[int, Figures]:
+    """Give the rows of a training by seed."""
+    return {row["seed"]: row for key, row in figures["rows"].items()
+            if key.rpartition("/")[0] == variant}  # fmt: skip
+
+
+def mean(values: Iterable[float], sign: str = "", *, error: bool = False) -> str:
+    """Write mean ± standard deviation, or standard error of the mean, in per cent."""
+    values = [100 * value for value in values]
+    if not values:
+        return ""
+    text = f"{statistics.mean(values):{sign}.2f}"
+    if len(values) < 2:
+        return text
+    wide = statistics.stdev(values) / (len(values) ** 0.5 if error else 1)
+    return f"{text} ± {wide:.2f}"
+
+
 def steps(figures: Figures) -> list[str]:
     """Lay out benchmarks/losses.py: a loss a line."""
     lines = ["| loss | ms a step | quartiles | relative |", "|---|---|---|---|"]
@@ -225,7 +306,6 @@ def training(figures: Figures) -> list[str]:
     return lines + summary(figures)
 
 
-
 def onnx(figures: Figures) -> list[str]:
     """Lay out benchmarks/onnx_parity.py: a backbone a line."""
     lines = ["| family | backbone | largest difference | relative |", "|---|---|---|---|"]
@@ -245,7 +325,8 @@ def spread(found: Figures | None, sign: str = "") -> str:
 
 KINDS: dict[str, Callable[..., list[str]]] = {
     each.__name__: each
-    for each in (rerank, rates, costs, online, growth, training, comparison, pairs, steps, onnx)
+    for each in (rerank, rates, costs, online, growth, training, comparison, pairs, steps, onnx,
+                 suite, walkers, expense)  # fmt: skip
 }
 
 

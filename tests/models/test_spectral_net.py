@@ -113,6 +113,25 @@ def test_one_batch_norm_sees_both_branches():
     torch.testing.assert_close(norm.running_mean, both.mean(0))
 
 
+@pytest.mark.parametrize("options", [{}, {"neck": "bnneck"}, {"bottleneck_dim": 0}])
+def test_the_walk_can_stand_after_the_bottleneck(torchreid, options):
+    options = {"bottleneck_dim": 4} | options | {"walked_feature": "bottleneck"}
+    model = build("resnet18", "spectral", heads=2, **options)
+    (head,) = model.heads
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()  # as it stands, so that embed gives the same twice
+    (plain, walked), features = model(images("resnet18"))
+    embedded = head.embed(features)
+    torch.testing.assert_close(head.seen, embedded)
+    for scores, nodes in ((plain, embedded), (walked, head.walk(embedded))):
+        torch.testing.assert_close(scores.feature, nodes)
+        torch.testing.assert_close(scores.feature_norm, nodes.norm(dim=1))
+    assert not torch.allclose(walked.feature, embedded)
+    head.gives_scores = False
+    torch.testing.assert_close(head.eval()(features), head.classify(embedded))
+
+
 @pytest.mark.parametrize(
     ("supervision", "count"), [("both", 2), ("plain_twice", 2), ("plain", 1), ("walked", 1)]
 )
@@ -170,6 +189,7 @@ def test_feature_maps_of_osnet(torchreid):
         ({"bottleneck_dim": -1}, "bottleneck_dim must be >= 0, got -1"),
         ({"last_stride": 3}, "last_stride must be 1 or 2, got 3"),
         ({"test_feature": "x"}, "test_feature must be one of"),
+        ({"walked_feature": "x"}, "walked_feature must be one of"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
     ],
 )

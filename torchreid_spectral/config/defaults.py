@@ -123,6 +123,7 @@ _SPECTRAL: dict[str, Any] = {
         "scale": 15.0,
         "last_stride": 1,
         "test_feature": "pooled",
+        "walked_feature": "pooled",
     },
     "loss": {
         # loss.name spectral: an identity loss ('' for none) on X and X', any number of metric

@@ -24,7 +24,7 @@ from torchreid_spectral.layers import SpectralAttention
 from torchreid_spectral.losses import ClassScores
 from torchreid_spectral.models.necks import build_neck
 
-__all__ = ["SUPERVISIONS", "SpectralHead"]
+__all__ = ["SUPERVISIONS", "WALKED_FEATURES", "SpectralHead"]
 
 SUPERVISIONS = {
     "both": ("plain", "walked"),
@@ -36,6 +36,10 @@ SUPERVISIONS = {
 
 ``plain_twice`` is a control: the loss scale of ``both`` without its walk.
 """
+
+
+WALKED_FEATURES = ("pooled", "bottleneck")
+"""What a head walks: X, or X through the bottleneck."""
 
 
 class SpectralHead(nn.Module):
@@ -55,6 +59,9 @@ class SpectralHead(nn.Module):
         head_norm: Normalisation of the neck.
         activation: Of the bottleneck.
         scale: What the cosines are multiplied with before they are given out.
+        walked_feature: What is walked, a name of :data:`WALKED_FEATURES`: the pooled feature X as
+            in the paper, or what the bottleneck makes of it, Z. With Z the graph is that of the
+            space in which the classifier compares, and the bottleneck sees Z alone.
 
     Raises:
         ValueError: If an option is out of range.
@@ -72,6 +79,7 @@ class SpectralHead(nn.Module):
         head_norm: str = "bn",
         activation: str = "prelu",
         scale: float = 15.0,
+        walked_feature: str = "pooled",
     ) -> None:
         super().__init__()
         if supervision not in SUPERVISIONS:
@@ -80,9 +88,14 @@ class SpectralHead(nn.Module):
             )
         if not scale > 0:
             raise ValueError(f"scale must be positive, got {scale}.")
+        if walked_feature not in WALKED_FEATURES:
+            raise ValueError(
+                f"walked_feature must be one of {list(WALKED_FEATURES)}, got {walked_feature!r}."
+            )
         self.supervision, self.scale = supervision, scale
+        self.walked_feature = walked_feature
         self.gives_scores = False  # set by the model whose losses need more than logits
-        self.seen: Tensor | None = None  # X of the last training batch, for what is logged
+        self.seen: Tensor | None = None  # nodes of the last batch's graph, for what is logged
         self.walk = SpectralAttention() if walk is None else walk
         self.bottleneck, width = build_neck(
             dim,
@@ -130,13 +143,15 @@ class SpectralHead(nn.Module):
             group), or one tensor where only one is classified; where ``gives_scores`` is set, a
             tuple of :class:`ClassScores`, unscaled.
         """
+        late = self.walked_feature == "bottleneck"
+        start = self.embed(features) if late else features
         branches = SUPERVISIONS[self.supervision] if self.training else ("plain",)
         nodes: list[Tensor] = []
         for branch in branches:
-            nodes += self.walk.walks(features) if branch == "walked" else (features,)
+            nodes += self.walk.walks(start) if branch == "walked" else (start,)
         if self.training:
-            self.seen = features.detach()
-        embeddings = self.embed(torch.cat(nodes)).chunk(len(nodes))
+            self.seen = start.detach()
+        embeddings = nodes if late else self.embed(torch.cat(nodes)).chunk(len(nodes))
         if self.gives_scores:
             return tuple(
                 ClassScores.of(embedding, self.prototypes, node)

@@ -29,7 +29,15 @@ _WALK = (
     "detach_transition",
     "memory",
 )
-_HEAD = ("supervision", "neck", "bottleneck_dim", "head_norm", "activation", "scale")
+_HEAD = (
+    "supervision",
+    "neck",
+    "bottleneck_dim",
+    "head_norm",
+    "activation",
+    "scale",
+    "walked_feature",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +65,14 @@ class SpectralOptions:
         normalization: ``rows`` or ``symmetric``.
         detach_transition: No gradient through the graph.
         memory: Features of earlier batches in the graph.
-        supervision: See :class:`~torchreid_spectral.models.SpectralHead`, as all up to ``scale``.
+        supervision: See :class:`~torchreid_spectral.models.SpectralHead`, as all up to
+            ``walked_feature``.
         neck: ``bottleneck`` or ``bnneck``.
         bottleneck_dim: Width of the bottleneck, 0 for none.
         head_norm: ``bn``, ``ln``, ``gn``, ``in`` or ``none``.
         activation: Of the bottleneck.
         scale: Of the cosines.
+        walked_feature: ``pooled`` or ``bottleneck``.
         attention: Blocks after stages of the backbone, see
             :func:`~torchreid_spectral.models.stages.insert_attention`.
         pooling_method: Of the frames of tracklets, see
@@ -97,6 +107,7 @@ class SpectralOptions:
     head_norm: str = "bn"
     activation: str = "prelu"
     scale: float = 15.0
+    walked_feature: str = "pooled"
     attention: Sequence[Any] = ()
     pooling_method: str = "avg"
     frame_temperature: float = 0.1
@@ -139,11 +150,13 @@ class SpectralOptions:
         """Build the walk of one head.
 
         Args:
-            dim: D.
+            dim: D, width of the pooled feature.
 
         Returns:
-            The layer.
+            The layer, for the feature that is walked.
         """
+        if self.walked_feature == "bottleneck" and self.neck == "bottleneck":
+            dim = self.bottleneck_dim or dim
         return SpectralAttention(dim, **{name: getattr(self, name) for name in _WALK})
 
     def head(self) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""What the walk brings on Market-1501: suites of trainings, each under several seeds.
+
+Market-1501's own split and protocol, OSNet x0.25 from torchreid's MSMT17 weights. Trainings go
+through ``tools/compare.py``: finished ones are kept, and the same command goes on where it was
+stopped. Each finished run is then tested by plain distance and with re-rankers, on Market-1501 and
+on whatever ``--transfer`` names, and its figures are added to the JSON file; rows that are there
+already stay, so that machines and sessions add up. No image, feature or weight leaves ``--out``.
+
+Example:
+    python benchmarks/market1501.py ablation --weights osnet_x0_25_msmt17.pth --root reid-data \
+        --transfer cuhk01 reid-data/cuhk01 --json results/market1501_small.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from market1501_rows import SETTING, measure
+
+from torchreid_spectral.engine.results import provenance, write_json
+from torchreid_spectral.errors import InputError
+
+HERE = Path(__file__).parents[1]
+STEPS_AN_EPOCH = 46  # 751 identities once an epoch, 16 at a time
+# Trainings of about ten minutes on two cores, and of hours on two cores or minutes on a GPU.
+SIZES = {
+    "small": ["data.height", "128", "data.width", "64"],
+    "full": ["data.height", "256", "data.width", "128"],
+}
+EPOCHS = {"small": 26, "full": 130}
+# What changes no figure but the time.
+SHARED = ["train.channels_last", "True", "data.cache", "ram", "data.workers", "1",
+          "data.persistent_workers", "True", "train.graph_every", f"{STEPS_AN_EPOCH}",
+          "report.html", "False"]  # fmt: skip
+
+WALK, PLAIN = "spectral_market1501_osnet_x0_25", "baseline_market1501_osnet_x0_25"
+Variant = tuple[str, list[str]]
+SPECTRAL: dict[str, Variant] = {"spectral": (WALK, [])}
+BASELINE: dict[str, Variant] = {"baseline": (PLAIN, [])}
+
+
+def walks(key: str, *values: str) -> dict[str, Variant]:
+    """Vary one option of the walk."""
+    return {f"{key}_{value}": (WALK, [f"spectral.{key}", value]) for value in values}
+
+
+def pairs(name: str, *options: str) -> dict[str, Variant]:
+    """Give something without and with the walk; metric losses are on X' too."""
+    both = ["loss.metric_on", "both"] if "loss.metric" in options else []
+    return {f"{name}_baseline": (PLAIN, [*options]), f"{name}_walk": (WALK, [*options, *both])}
+
+
+# The first of each is what the others are compared with.
+SUITES: dict[str, dict[str, Variant]] = {
+    # The talk's ablation, and two controls of deep supervision: X' alone, and X twice.
+    "ablation": BASELINE | SPECTRAL | {
+        "classified_twice": (WALK, ["spectral.supervision", "plain_twice"]),
+        "walk_alone": (WALK, ["spectral.supervision", "walked"]),
+    },
+    "temperature": SPECTRAL | walks("temperature", "0.02", "0.05", "0.2")
+    | walks("learn_temperature", "True"),
+    "steps": SPECTRAL | walks("steps", "2", "3"),
+    "graph": SPECTRAL | walks("detach_transition", "True") | walks("memory", "256")
+    | walks("walked_feature", "bottleneck"),
+    "losses": pairs("softmax", "loss.id", "softmax")
+    | pairs("softmax_triplet", "loss.id", "softmax", "loss.metric", "triplet")
+    | pairs("softmax_quadruplet", "loss.id", "softmax", "loss.metric", "quadruplet"),
+    # K 4, 8, 16 images an identity, 128 images and equally many steps each.
+    "batches": BASELINE | SPECTRAL | pairs("images_4", "sampler.num_instances", "4")
+    | pairs("images_16", "sampler.num_instances", "16"),
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train and measure what is not there yet.
+
+    Args:
+        argv: Command line.
+
+    Returns:
+        Exit status: 0; 1 where a run failed; 2 where the user can mend something.
+    """
+    args = parse(argv)
+    try:
+        status = 0 if args.collect else train(args)
+        collect(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("suites", nargs="+", choices=[*SUITES], help="what is compared")
+    parser.add_argument("--size", choices=[*SIZES], default="small")
+    parser.add_argument("--weights", required=True, type=Path, help="OSNet x0.25 of MSMT17")
+    parser.add_argument("--root", default="reid-data", help="folder that holds the datasets")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1)")
+    parser.add_argument("--out", type=Path, default=Path("log/market1501"), help="folder")
+    parser.add_argument("--json", type=Path, help="file of the figures, else in the folder")
+    parser.add_argument("--transfer", nargs=2, action="append", default=[],
+                        metavar=("NAME", "FOLDER"),
+                        help="own data to test on; repeatable")  # fmt: skip
+    parser.add_argument("--collect", action="store_true",
+                        help="train nothing: figures of what has finished")  # fmt: skip
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+                        help="config options for all runs")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def schedule(size: str, options: Sequence[str]) -> list[str]:
+    """Give epochs and steps of the learning rate: equally many steps, whatever the batch."""
+    given = dict(zip(options[::2], options[1::2]))
+    epochs = EPOCHS[size] * 8 // int(given.get("sampler.num_instances", "8"))
+    steps = [round(epochs * share) for share in (17 / 26, 23 / 26)]
+    return ["train.max_epoch", f"{epochs}", "train.stepsize", f"[{steps[0]},{steps[1]}]"]
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train what has not finished.
+
+    Args:
+        args: Command line.
+
+    Returns:
+        Exit status of tools/compare.py.
+    """
+    command = ["--out", str(args.out / args.size), "--jobs", str(args.jobs), "--root", args.root,
+               "--seeds", str(args.seeds)]  # fmt: skip
+    for name, (file, options) in chosen(args).items():
+        path = str(HERE / "configs" / f"{file}.yaml")
+        options = [*options, *schedule(args.size, options)]
+        command += ["--variant", name, path, *options]
+    command += ["--set", "model.load_weights", str(args.weights), *SIZES[args.size], *SHARED]
+    status: int = load_tool("compare").main([*command, *args.set])
+    return status
+
+
+def chosen(args: argparse.Namespace) -> dict[str, Variant]:
+    """List the variants of all suites that were asked for, each once."""
+    return {name: each for suite in args.suites for name, each in SUITES[suite].items()}
+
+
+def load_tool(name: str) -> ModuleType:
+    """Import a command of ``tools/``, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, HERE / "tools" / f"{name}.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Measure each finished run and write the figures after each."""
+    path = args.json or args.out / f"{args.size}.json"
+    rows = read_rows(path)
+    for name in chosen(args):
+        for folder in sorted((args.out / args.size / name).glob("seed_*")):
+            if not (folder / "metrics.json").is_file():
+                continue
+            key = f"{name}/{folder.name}"
+            row = rows.get(key, {})
+            wanted = {"market1501", *(dataset for dataset, _ in args.transfer)}
+            if not wanted <= row.get("metrics", {}).keys() or differs(row, folder):
+                print(f"{key} is tested ...", flush=True)
+                rows[key] = measure(folder, args.root, dict(args.transfer))
+                write(path, rows, args.size)
+    write(path, rows, args.size)
+
+
+def read_rows(path: Path) -> dict[str, Any]:
+    """Read the rows that are there already."""
+    if not path.is_file():
+        return {}
+    rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def differs(row: dict[str, Any], folder: Path) -> bool:
+    """Say whether a row is of another training than the folder's."""
+    saved = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return bool(row["commit"] != saved["commit"] or row["tested"] != SETTING)
+
+
+def write(path: Path, rows: dict[str, Any], size: str) -> None:
+    """Write all rows, with the commits of the trainings."""
+    order = [name for suite in SUITES.values() for name in suite]
+    rows = dict(sorted(rows.items(), key=lambda row: (order.index(row[0].split("/")[0]), row[0])))
+    content = {
+        **provenance(),
+        "commit": ", ".join(sorted({row["commit"] for row in rows.values()})),
+        "threads": ", ".join(sorted({str(row["threads"]) for row in rows.values()})),
+        "size": size,
+        "suites": {suite: [*variants] for suite, variants in SUITES.items()},
+        "rows": rows,
+    }
+    write_json(content, path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,128 @@
+"""Tests of benchmarks/market1501.py and of the tables that are written from its figures."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from torchreid_spectral.config.check import check_config
+from torchreid_spectral.config.defaults import get_default_config, merge_file, merge_options
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return load(ROOT / "benchmarks" / "market1501.py")
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def config_of(module, name, suite, size="small"):
+    file, options = module.SUITES[suite][name]
+    cfg = get_default_config()
+    merge_file(cfg, ROOT / "configs" / f"{file}.yaml")
+    merge_options(cfg, [*options, *module.schedule(size, options), *module.SIZES[size],
+                        *module.SHARED])  # fmt: skip
+    check_config(cfg)
+    return cfg
+
+
+def test_a_suite_changes_one_thing_at_a_time(torchreid, module):
+    walk = config_of(module, "spectral", "ablation")
+    for suite, variants in module.SUITES.items():
+        for name in variants:
+            cfg = config_of(module, name, suite)
+            if suite in ("ablation", "temperature", "steps", "graph"):
+                leaves = {key for key in cfg.spectral if cfg.spectral[key] != walk.spectral[key]}
+                assert len(leaves) <= 1, name
+                cfg.spectral, cfg.data.save_dir = walk.spectral, walk.data.save_dir
+                assert cfg == walk, name
+
+
+def test_baseline_and_control_have_no_walk(module):
+    found = [config_of(module, name, "ablation").spectral.supervision
+             for name in module.SUITES["ablation"]]  # fmt: skip
+    assert found == ["plain", "both", "plain_twice", "walked"]
+
+
+def test_trainings_are_equally_long(module):
+    for size, epochs in module.EPOCHS.items():
+        for suite, variants in module.SUITES.items():
+            for name in variants:
+                cfg = config_of(module, name, suite, size)
+                identities = cfg.train.batch_size // cfg.sampler.num_instances
+                steps = cfg.train.max_epoch * (751 // identities)
+                assert steps == pytest.approx(epochs * module.STEPS_AN_EPOCH, rel=0.02), name
+                assert cfg.train.batch_size == 128
+
+
+@pytest.fixture
+def trained(torchreid, tiny_options, tmp_path):
+    """One tiny run where the benchmark looks for it."""
+    folder = tmp_path / "out" / "small" / "spectral" / "seed_1"
+    main = load(ROOT / "tools" / "main.py").main
+    options = [*tiny_options, "data.save_dir", str(folder), "train.graph_every", "1",
+               "train.max_epoch", "2", "loss.name", "spectral",
+               "test.dist_metric", "cosine"]  # fmt: skip
+    assert main(["model.name", "spectral_osnet_x0_25", *options]) == 0
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_a_finished_run_becomes_a_row(trained, module, data_root, tmp_path, monkeypatch, capsys):
+    rows = load(ROOT / "benchmarks" / "market1501_rows.py")
+    monkeypatch.setattr(module, "measure", rows.measure)
+    monkeypatch.setattr(rows, "market", lambda root: rows.own(root))
+    folder = str(data_root / "synthetic_pedestrians")
+    out = tmp_path / "figures.json"
+    earlier = {"seed": 2, "commit": "abc", "threads": 1}
+    out.write_text(json.dumps({"rows": {"walk_alone/seed_2": earlier}}))
+    command = ["ablation", "--weights", "none", "--root", folder, "--out", str(tmp_path / "out"),
+               "--json", str(out), "--collect", "--transfer", "again", folder]  # fmt: skip
+    assert module.main(command) == 0
+    found = json.loads(out.read_text())
+    assert list(found["rows"]) == ["spectral/seed_1", "walk_alone/seed_2"]  # none is lost
+    row = found["rows"]["spectral/seed_1"]
+    saved = json.loads((trained / "metrics.json").read_text())
+    tested = saved["metrics"]["synthetic_pedestrians"]["none"]
+    for figure in ("mAP", "rank-1"):  # by its own way, what the engine's test gave
+        assert row["metrics"]["market1501"]["none"][figure] == pytest.approx(tested[figure])
+    assert row["metrics"]["again"] == row["metrics"]["market1501"]
+    assert set(row["metrics"]["market1501"]) == set(rows.METHODS)
+    assert len(row["curves"]["escape"]) == len(row["curves"]["ncut"]) == 2
+    assert row["commit"] == saved["commit"] and row["seconds_a_step"] > 0
+    assert "is tested" in capsys.readouterr().out
+    assert module.main(command) == 0
+    assert "is tested" not in capsys.readouterr().out  # it is there already
+
+
+def test_tables_are_paired_by_seed():
+    tables = load(ROOT / "tools" / "results_tables.py")
+
+    def row(seed, value):
+        found = {view: {"mAP": value, "mAP_trapezoidal": value - 0.01, "rank-1": value + 0.1}
+                 for view in ("none", "graph_walk")}  # fmt: skip
+        return {"seed": seed, "metrics": {"market1501": found}, "seconds_a_step": 0.5,
+                "seconds_of_test": {"market1501": {"none": 1.0}},
+                "curves": {"escape": [0.6, 0.4, 0.2], "ncut": [3, 2, 1]}}  # fmt: skip
+
+    rows = {"baseline/seed_1": row(1, 0.5), "baseline/seed_2": row(2, 0.6),
+            "baseline/seed_3": row(3, 0.1), "spectral/seed_1": row(1, 0.52),
+            "spectral/seed_2": row(2, 0.64)}  # fmt: skip
+    figures = {"rows": rows, "suites": {"ablation": ["baseline", "spectral", "walk_alone"]}}
+    text = tables.suite(figures, "ablation")
+    assert text[-1] == ("| `spectral` | +3.00 ± 1.00 | 57.00 ± 8.49 | 58.00 ± 8.49 | 68.00 ± 8.49 "
+                        "| 58.00 ± 8.49 | 68.00 ± 8.49 | 2 |")  # fmt: skip
+    assert len(text) == 4
+    assert tables.walkers(figures, "ablation")[-1].endswith(
+        "| 0.600 | 0.400 | 0.200 | 3.000 | 2.000 | 1.000 |"
+    )
+    assert "| a step of `spectral` | 0.500 |" in tables.expense(figures, "ablation")
