@@ -113,6 +113,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="own data to test on; repeatable")  # fmt: skip
     parser.add_argument("--collect", action="store_true",
                         help="train nothing: figures of what has finished")  # fmt: skip
+    parser.add_argument("--plot", type=Path,
+                        help="picture of escape and Ncut over training, first suite")  # fmt: skip
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
     return parser.parse_args(argv)
@@ -177,6 +179,32 @@ def collect(args: argparse.Namespace) -> None:
                 rows[key] = measure(folder, args.root, dict(args.transfer))
                 write(path, rows, args.size)
     write(path, rows, args.size)
+    if args.plot:
+        plot(rows, [*SUITES[args.suites[0]]], args.plot)
+
+
+def plot(rows: dict[str, Any], variants: Sequence[str], path: Path) -> None:
+    """Draw escape probability and Ncut over training, means over the seeds."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from torchreid_spectral.report.figures import COLOURS, LINES
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, curve, title in zip(figure.subplots(1, 2), ("escape", "ncut"),
+                                  ("escape probability", "Ncut")):  # fmt: skip
+        for number, variant in enumerate(variants):
+            found = [row["curves"][curve] for key, row in rows.items()
+                     if key.startswith(f"{variant}/")]  # fmt: skip
+            if found:
+                mean = np.mean(found, axis=0)
+                axes.plot(range(1, len(mean) + 1), mean, color=COLOURS[number % 8],
+                          ls=LINES[number % 4], label=variant)  # fmt: skip
+        axes.set(xlabel="epoch", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
 
 
 def read_rows(path: Path) -> dict[str, Any]:

@@ -100,7 +100,10 @@ def test_a_finished_run_becomes_a_row(trained, module, data_root, tmp_path, monk
     assert len(row["curves"]["escape"]) == len(row["curves"]["ncut"]) == 2
     assert row["commit"] == saved["commit"] and row["seconds_a_step"] > 0
     assert "is tested" in capsys.readouterr().out
-    assert module.main(command) == 0
+    del found["rows"]["walk_alone/seed_2"]
+    out.write_text(json.dumps(found))
+    assert module.main([*command, "--plot", str(tmp_path / "curves.png")]) == 0
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert "is tested" not in capsys.readouterr().out  # it is there already
 
 
