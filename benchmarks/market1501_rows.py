@@ -117,7 +117,7 @@ def as_arrays(blocks: Iterator[Any]) -> Iterator[Any]:
 
 def threads(folder: Path) -> int | None:
     """Read how many threads trained."""
-    for path in sorted(folder.glob("train.log*")):
+    for path in sorted([*folder.glob("train.log*"), *folder.glob("output.txt")]):
         found = re.search(r"^CPU, (\d+) threads", path.read_text(encoding="utf-8"), re.MULTILINE)
         if found:
             return int(found[1])
