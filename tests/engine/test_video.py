@@ -158,6 +158,13 @@ def test_configs_train_on_both_datasets(torchreid, datamanager, root, tmp_path, 
     assert (tmp_path / f"ranked_lists_{name}.png").exists()
 
 
+def test_visrank_of_a_spectral_model_on_video(torchreid, datamanager, root, tmp_path, capsys):
+    options = options_of(root, tmp_path, NAME)
+    assert main(["--config-file", "configs/spectral_video_demo.yaml", *options,
+                 "test.visrank", "True", "test.evaluate", "True"]) == 0  # fmt: skip
+    assert list((tmp_path / f"visrank_{NAME}").glob("*/gallery_top001_*"))
+
+
 @pytest.mark.parametrize("loss", ["softmax", "triplet"])
 def test_torchreids_losses_on_video(torchreid, datamanager, root, tmp_path, capsys, loss):
     options = options_of(root, tmp_path, NAME)

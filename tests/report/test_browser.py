@@ -3,8 +3,14 @@
 import shutil
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
+from torchreid_spectral.report import figures
+from torchreid_spectral.report.comparison import summarise
+from torchreid_spectral.report.comparison_page import write_comparison
+
+from .test_comparison import run
 from .test_report import pictures, trained  # noqa: F401 (fixtures)
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -44,4 +50,24 @@ def test_clicks_through(trained, width):  # noqa: F811
         assert page.evaluate(broken) == 0
         assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
         assert errors == []
+        browser.close()
+
+
+def test_comparison_is_seen_whole_on_a_desktop(tmp_path):
+    from playwright import sync_api as playwright
+
+    names = ["baseline_demo", "spectral_demo"]
+    summary = summarise({name: [run(1, 0.5, 0.6), run(2, 0.7, 0.8)] for name in names})
+    (tmp_path / "report").mkdir()
+    points = (np.random.default_rng(0).normal(size=(24, 2)), np.arange(24) % 12)
+    figures.save(figures.scatter({t: points for t in "abc"}), tmp_path / "report", "embedding", "")
+    page_path = write_comparison(summary, dict.fromkeys(names, [tmp_path]), tmp_path / "out")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(page_path.as_uri())
+        parts = page.locator(".wide, .scroll").all()
+        assert len(parts) == 2
+        for part in parts:
+            assert part.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
         browser.close()

@@ -38,8 +38,8 @@ def write_comparison(
     for dataset, views in summary["datasets"].items():
         for view, rows in views.items():
             key, title = _anchor(f"{dataset}-{view}"), f"{dataset}, {view_name(view)}"
-            sections.append(Section(key, title, "Mean ± standard deviation over seeds in %; the "
-                                    "difference to the first config is paired by seed.",
+            sections.append(Section(key, title, "Mean ± standard deviation over seeds in %; Δ: "
+                                    "difference to the first config, paired by seed.",
                                     _table(rows, summary)))  # fmt: skip
             try:
                 drawn = save(_figure(rows), out / "figures", key, f"figures of {title}",
@@ -72,8 +72,8 @@ def _anchor(text: str) -> str:
 
 
 def _table(rows: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    heads = ["config", *SHOWN, *(f"difference in {name}" for name in SHOWN), "95 % interval of "
-             "the mAP difference", "s/step", "seeds"]  # fmt: skip
+    heads = ["config", *SHOWN, *(f"Δ {name}" for name in SHOWN), "95 % interval of Δ mAP",
+             "s/step", "seeds"]  # fmt: skip
     body = []
     for name, figures in rows.items():
         seconds = summary["seconds_a_step"][name]

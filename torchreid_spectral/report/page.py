@@ -29,11 +29,11 @@ p{max-width:75ch}
 .note{color:var(--soft);font-size:.92rem}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:6px 12px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th,td{padding:6px 9px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
 figure{margin:12px 0}
 figure svg{max-width:100%;height:auto}
-.scroll{overflow-x:auto} .scroll svg{max-width:none}
+.scroll{overflow-x:auto}
 .row{display:flex;flex-wrap:wrap;gap:0 24px}
 .narrow-only{display:none}
 .list{display:flex;gap:8px;overflow-x:auto;padding:4px 0 10px}
@@ -50,6 +50,7 @@ summary{padding:11px 0;cursor:pointer}
 .maps img{width:76px;height:152px}
 @media(max-width:700px){
 .narrow-only{display:block} .wide-only{display:none}
+.scroll svg{max-width:none}
 th,td{padding:6px 3px;font-size:.8rem}
 td:first-child{white-space:normal}
 .card{width:70px;font-size:.7rem} .card img{width:66px;height:132px}
