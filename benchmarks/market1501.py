@@ -14,22 +14,19 @@ Example:
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from losses_compare import config, load_tool  # beside this file, as the next
 from market1501_rows import SETTING, measure
 
 from torchreid_spectral.engine.results import provenance, write_json
 from torchreid_spectral.errors import InputError
 
-HERE = Path(__file__).parents[1]
 STEPS_AN_EPOCH = 46  # 751 identities once an epoch, 16 at a time
-# Trainings of about ten minutes on two cores, and of hours on two cores or minutes on a GPU.
 SIZES = {
     "small": ["data.height", "128", "data.width", "64"],
     "full": ["data.height", "256", "data.width", "128"],
@@ -140,9 +137,7 @@ def train(args: argparse.Namespace) -> int:
     command = ["--out", str(args.out / args.size), "--jobs", str(args.jobs), "--root", args.root,
                "--seeds", str(args.seeds)]  # fmt: skip
     for name, (file, options) in chosen(args).items():
-        path = str(HERE / "configs" / f"{file}.yaml")
-        options = [*options, *schedule(args.size, options)]
-        command += ["--variant", name, path, *options]
+        command += ["--variant", name, config(file), *options, *schedule(args.size, options)]
     command += ["--set", "model.load_weights", str(args.weights), *SIZES[args.size], *SHARED]
     status: int = load_tool("compare").main([*command, *args.set])
     return status
@@ -151,16 +146,6 @@ def train(args: argparse.Namespace) -> int:
 def chosen(args: argparse.Namespace) -> dict[str, Variant]:
     """List the variants of all suites that were asked for, each once."""
     return {name: each for suite in args.suites for name, each in SUITES[suite].items()}
-
-
-def load_tool(name: str) -> ModuleType:
-    """Import a command of ``tools/``, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, HERE / "tools" / f"{name}.py")
-    if spec is None or spec.loader is None:
-        raise ImportError(name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -173,10 +158,11 @@ def collect(args: argparse.Namespace) -> None:
                 continue
             key = f"{name}/{folder.name}"
             row = rows.get(key, {})
-            wanted = {"market1501", *(dataset for dataset, _ in args.transfer)}
-            if not wanted <= row.get("metrics", {}).keys() or differs(row, folder):
+            earlier = {} if not row or differs(row, folder) else row["metrics"]
+            if not {"market1501", *dict(args.transfer)} <= earlier.keys():
                 print(f"{key} is tested ...", flush=True)
                 rows[key] = measure(folder, args.root, dict(args.transfer))
+                rows[key]["metrics"] = earlier | rows[key]["metrics"]
                 write(path, rows, args.size)
     write(path, rows, args.size)
     if args.plot:
@@ -218,7 +204,7 @@ def read_rows(path: Path) -> dict[str, Any]:
 def differs(row: dict[str, Any], folder: Path) -> bool:
     """Say whether a row is of another training than the folder's."""
     saved = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return bool(row["commit"] != saved["commit"] or row["tested"] != SETTING)
+    return (row["commit"], row.get("tested")) != (saved["commit"], SETTING)
 
 
 def write(path: Path, rows: dict[str, Any], size: str) -> None:

@@ -89,11 +89,12 @@ def run(args: argparse.Namespace) -> None:
         else:
             part = {key: values[rows] for key, values in labels.items()}
             try:
-                write_shard(args.out, number, reid.index(paths[rows], **part))
+                gallery = reid.index(paths[rows], **part)
             except InputError as error:  # a shard of broken files alone must not stop the others
                 print(f"warning: {error}", file=sys.stderr)
                 skipped += len(paths[rows])
                 continue
+            write_shard(args.out, number, gallery)
         skipped += len(skipped_of(args.out, name))
         shards.append(name)
     if not shards:

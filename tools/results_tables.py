@@ -14,7 +14,6 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: steps losses_time -->                       time of a step of each loss
     <!-- table: suite market1501_small NAME [DATASET] -->   benchmarks/market1501.py, mean ± std
     <!-- table: walkers market1501_small NAME -->           its escape and Ncut over training
-    <!-- table: expense market1501_small NAME -->           its seconds a step and a test
 
 Example:
     python tools/results_tables.py
@@ -28,9 +27,11 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from torchreid_spectral.report.comparison import Spread, paired_difference
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -216,14 +217,16 @@ def suite(figures: Figures, name: str, dataset: str = "market1501") -> list[str]
     first = next(iter(of))
     for variant, rows in of.items():
         found = {seed: row["metrics"][dataset] for seed, row in rows.items()}
-        base = {seed: row["metrics"][dataset]["none"]["mAP"] for seed, row in of[first].items()}
-        gain = {seed: each["none"]["mAP"] - base[seed] for seed, each in found.items()
-                if seed in base and variant != first}  # fmt: skip
-        cells = [f"`{variant}`", mean(gain.values(), "+", error=True),
-                 mean(each["none"]["mAP_trapezoidal"] for each in found.values())]  # fmt: skip
-        for view in views:
-            cells += [mean(each[view][figure] for each in found.values())
-                      for figure in ("mAP", "rank-1")]  # fmt: skip
+        alone = variant == first or not of[first].keys() & rows.keys()
+        gains = None if alone else paired_difference(
+            *({seed: row["metrics"][dataset]["none"]["mAP"] for seed, row in each.items()}
+              for each in (of[first], rows))
+        )  # fmt: skip
+        figures_of = [("none", "mAP_trapezoidal")]
+        figures_of += [(view, figure) for view in views for figure in ("mAP", "rank-1")]
+        cells = [f"`{variant}`", mean(gains, "+", error=True)]
+        cells += [mean(Spread.of([each[view][figure] for each in found.values()]))
+                  for view, figure in figures_of]  # fmt: skip
         lines.append(f"| {' | '.join([*cells, str(len(found))])} |")
     return lines
 
@@ -245,37 +248,20 @@ def walkers(figures: Figures, name: str) -> list[str]:
     return lines
 
 
-def expense(figures: Figures, name: str) -> list[str]:
-    """Lay out the median seconds of a training step, and of ranking Market-1501 by each method."""
-    rows = [row for variant in figures["suites"][name] for row in
-            seeds_of(figures, variant).values()]  # fmt: skip
-    lines = ["| | seconds |", "|---|---|"]
-    for variant in figures["suites"][name]:
-        times = [row["seconds_a_step"] for row in seeds_of(figures, variant).values()]
-        if times:
-            lines.append(f"| a step of `{variant}` | {statistics.median(times):.3f} |")
-    for method in rows[0]["seconds_of_test"]["market1501"]:
-        times = [row["seconds_of_test"]["market1501"][method] for row in rows]
-        lines.append(f"| ranking and evaluation, `{method}` | {statistics.median(times):.2f} |")
-    return lines
-
-
 def seeds_of(figures: Figures, variant: str) -> dict[int, Figures]:
     """Give the rows of a training by seed."""
     return {row["seed"]: row for key, row in figures["rows"].items()
             if key.rpartition("/")[0] == variant}  # fmt: skip
 
 
-def mean(values: Iterable[float], sign: str = "", *, error: bool = False) -> str:
+def mean(found: Spread | None, sign: str = "", *, error: bool = False) -> str:
     """Write mean ± standard deviation, or standard error of the mean, in per cent."""
-    values = [100 * value for value in values]
-    if not values:
+    if found is None:
         return ""
-    text = f"{statistics.mean(values):{sign}.2f}"
-    if len(values) < 2:
+    text, count = f"{100 * found.mean:{sign}.2f}", len(found.values)
+    if count < 2:
         return text
-    wide = statistics.stdev(values) / (len(values) ** 0.5 if error else 1)
-    return f"{text} ± {wide:.2f}"
+    return f"{text} ± {100 * found.std / (count**0.5 if error else 1):.2f}"
 
 
 def steps(figures: Figures) -> list[str]:
@@ -326,7 +312,7 @@ def spread(found: Figures | None, sign: str = "") -> str:
 KINDS: dict[str, Callable[..., list[str]]] = {
     each.__name__: each
     for each in (rerank, rates, costs, online, growth, training, comparison, pairs, steps, onnx,
-                 suite, walkers, expense)  # fmt: skip
+                 suite, walkers)  # fmt: skip
 }
 
 

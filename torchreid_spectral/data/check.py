@@ -30,6 +30,7 @@ class Finding:
         count: How many cases.
         message: What, and what to do.
         examples: A few cases.
+        counted: Whether the message goes on from the count.
     """
 
     code: str
@@ -37,11 +38,12 @@ class Finding:
     count: int
     message: str
     examples: tuple[str, ...] = ()
+    counted: bool = True
 
     @property
     def text(self) -> str:
         """The message, after its count where cases are counted."""
-        return self.message if self.code.startswith("no_") else f"{self.count} {self.message}"
+        return f"{self.count} {self.message}" if self.counted else self.message
 
 
 @dataclass
@@ -128,7 +130,7 @@ def check(
             )
             report.findings += _partial_split(items)
         except InputError as error:
-            report.findings.append(Finding("no_split", "error", 1, str(error)))
+            report.findings.append(Finding("no_split", "error", 1, str(error), counted=False))
         trained = [item for item in report.proposal or () if item.split == "train"]
     if not one_camera:
         report.findings += _cameras(items, found.distractors)
@@ -253,7 +255,7 @@ def _matches(items: Sequence[Item], one_camera: bool) -> list[Finding]:
     for split, need in (("train", "to train"), ("query", "to test"), ("gallery", "to test")):
         if not counts[split]:
             message = f"no {split} images, which are needed {need}"
-            findings.append(Finding(f"no_{split}", "warning", 1, message))
+            findings.append(Finding(f"no_{split}", "warning", 1, message, counted=False))
     lost = unmatched(items, one_camera=one_camera)
     for reason, why in REASONS.items():
         files = [item.files[0] for item, each in lost if each == reason]
@@ -269,7 +271,7 @@ def _partial_split(items: Sequence[Item]) -> list[Finding]:
     without = [item.files[0] for item in items if not item.split]
     if len(without) == len(items):
         message = "no splits are given: one is proposed, and used in training"
-        return [Finding("no_splits", "warning", 1, message)]
+        return [Finding("no_splits", "warning", 1, message, counted=False)]
     message = "items have no split while others have one: all splits are proposed anew"
     return [Finding("partial_split", "error", len(without), message, _some(without))]
 

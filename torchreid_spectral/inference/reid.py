@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +17,16 @@ from tqdm import tqdm
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import METRICS
+from torchreid_spectral.inference.answers import Comparison, Hit
 from torchreid_spectral.inference.calibration import Calibration, Labels, calibrate
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.inference.images import batches, is_single, items_of, to_tensor
 from torchreid_spectral.inference.weights import fingerprint, open_model
 from torchreid_spectral.rerank import RERANKERS, build_reranker
 
-__all__ = ["Comparison", "Hit", "SpectralReID"]
+__all__ = ["SpectralReID"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer of a search.
-
-    Args:
-        rank: From 1, nearest first.
-        path: Of the image.
-        id: Its identity, or ``None`` where the gallery has none.
-        distance: To the query, after re-ranking if any: comparable within one query alone then.
-    """
-
-    rank: int
-    path: str
-    id: Any
-    distance: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How far two images are from each other, and what that means.
-
-    Args:
-        distance: Of their features.
-        same: Whether they are taken for the same person; ``None`` where not calibrated.
-        calibration: What says so, with its false-match rate; or ``None``.
-    """
-
-    distance: float
-    same: bool | None
-    calibration: Calibration | None
-
-    def __str__(self) -> str:
-        if self.calibration is None:
-            return f"distance {self.distance:.4f}; not calibrated"
-        answer = "same person" if self.same else "different people"
-        return (
-            f"distance {self.distance:.4f}, threshold {self.calibration.threshold:.4f}: {answer} "
-            f"(false-match rate {self.calibration.false_match_rate:.3g}, measured on "
-            f"{self.calibration.different_pairs:,} pairs)"
-        )
 
 
 class SpectralReID:
