@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from torchreid_spectral.config.check import check_config
@@ -108,6 +109,19 @@ def test_a_finished_run_becomes_a_row(trained, module, data_root, tmp_path, monk
     assert module.main([*command[:-2], "other", folder]) == 0
     both = json.loads(out.read_text())["rows"]["spectral/seed_1"]["metrics"]
     assert set(both) == {"market1501", "again", "other"}  # tested on more, and nothing lost
+
+
+def test_curves_have_a_value_an_epoch():
+    """The last running mean of an epoch for the escape, what is there for Ncut."""
+    from torchreid_spectral.report.history import Curve
+
+    rows = load(ROOT / "benchmarks" / "market1501_rows.py")
+    steps = np.arange(12)  # 3 epochs of 4 steps
+    history = {"Train/loss": Curve(steps, steps * 1.0), "Train/escape": Curve(steps, steps / 100),
+               "Graph/ncut": Curve(steps[::4], np.array([5.0, 4.0, 3.0]))}  # fmt: skip
+    found = rows.curves(history, epochs=3)
+    assert found == {"escape": [0.03, 0.07, 0.11], "ncut": [5.0, 4.0, 3.0]}
+    assert rows.curves({name: history[name] for name in ("Train/loss",)}, epochs=3) == {}
 
 
 def test_tables_are_paired_by_seed():

@@ -132,6 +132,17 @@ def test_the_walk_can_stand_after_the_bottleneck(torchreid, options):
     torch.testing.assert_close(head.eval()(features), head.classify(embedded))
 
 
+@pytest.mark.parametrize("options", [{}, {"neck": "bnneck"}, {"bottleneck_dim": 0}])
+def test_a_memory_is_as_wide_as_what_is_walked(torchreid, options):
+    options = {"bottleneck_dim": 4} | options | {"walked_feature": "bottleneck"}
+    model = build("resnet18", "spectral", memory=6, **options)
+    (plain, walked), _ = model(images("resnet18"))
+    (head,) = model.heads
+    assert walked.feature.shape == plain.feature.shape == head.seen.shape
+    assert not torch.equal(head.seen, torch.zeros_like(head.seen))
+    model(images("resnet18"))  # the second batch walks with the first one's nodes
+
+
 @pytest.mark.parametrize(
     ("supervision", "count"), [("both", 2), ("plain_twice", 2), ("plain", 1), ("walked", 1)]
 )
