@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import torchreid_spectral as ts
+from torchreid_spectral.engine import distributed
 from torchreid_spectral.losses.registry import ID_LOSSES, METRIC_LOSSES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -296,3 +297,15 @@ def test_data_parallel_is_refused(torchreid):
     model._is_replica = True
     with pytest.raises(RuntimeError, match=r"DataParallel would cut.*torchrun"):
         model(torch.rand(4, 3, 64, 32))
+
+
+def test_a_problem_of_the_first_process_is_raised_in_all():
+    """Here in the one process that there is; the hosts above go on with its result."""
+    from torchreid_spectral.errors import InputError
+
+    def missing():
+        raise InputError("there is no such file")
+
+    with pytest.raises(InputError, match="no such file"):
+        distributed.first_result(missing)
+    assert distributed.first_result(lambda: 3) == 3
