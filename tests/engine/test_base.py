@@ -87,6 +87,8 @@ def test_spectral_engine_returns_and_saves_metrics(torchreid, datamanager, tmp_p
         record={"seed": 1, "config": {"train": {"lr": 0.001}}},
         picture_queries=2,
     )
+    commit = {"commit": "at-the-start"}  # the checkout may move on while a run trains
+    engine.provenance = {**engine.provenance, **commit}
     result = engine.run(
         save_dir=str(tmp_path), max_epoch=2, print_freq=1, dist_metric="cosine", rerank=True
     )
@@ -98,6 +100,7 @@ def test_spectral_engine_returns_and_saves_metrics(torchreid, datamanager, tmp_p
     assert numbers["none"]["mAP"] == views["none"].mAP
     assert set(numbers["local_blurring"]) >= {"mAP", "rank-1", "rank-5", "rank-10", "rank-20"}
     assert saved["seed"] == 1 and saved["config"]["train"]["lr"] == 0.001
+    assert saved["commit"] == "at-the-start"
     assert saved["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert saved["epochs"] == 2
     assert (tmp_path / "ranked_lists_synthetic_pedestrians.png").exists()

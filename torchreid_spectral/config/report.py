@@ -14,7 +14,6 @@ from yacs.config import CfgNode
 
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.engine import distributed
-from torchreid_spectral.engine.results import provenance
 from torchreid_spectral.inference import SpectralReID
 from torchreid_spectral.inference.weights import latest_weights
 from torchreid_spectral.report.history import read_history, seconds_a_step
@@ -112,7 +111,7 @@ def _network(engine: Any) -> torch.nn.Module:  # noqa: ANN401
 def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN401
     history = read_history(folder)
     size, pixels = _input(cfg)
-    made = provenance()
+    made = engine.provenance
     seconds = seconds_a_step(history)
     facts = {
         "model": cfg.model.name,

@@ -70,7 +70,7 @@ class ReportingMixin(TestMixin):
         self.reranker, self.reranker_name, self.inductive = reranker, reranker_name, inductive
         self.whitening = whitening
         self.record = dict(record or {})
-        self.provenance = {**provenance(), **self.record}
+        self.provenance = {**provenance(), **self.record}  # as it was at the start
         self.picture_queries, self.progress_bars = picture_queries, progress
         self.options = options or TrainingOptions()
         self._reader, self.augment = reader, augment

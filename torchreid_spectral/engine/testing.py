@@ -22,7 +22,7 @@ from torchreid_spectral import _compat
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.feeding import copied_ahead, fetched_later
 from torchreid_spectral.engine.loop import Bar, LoopMixin
-from torchreid_spectral.engine.results import PLAIN, TestResult, provenance, write_json
+from torchreid_spectral.engine.results import PLAIN, TestResult, write_json
 from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.engine.whitening import fit_whitening
 from torchreid_spectral.errors import InputError
@@ -252,8 +252,7 @@ class TestMixin(LoopMixin):
             "metrics": result.as_dict(ranks),
             "epochs": engine.epoch + 1 if self._training else 0,
             "seconds": dict(result.seconds) | {"total": time.perf_counter() - self._started},
-            **provenance(),
-            **self.record,
+            **engine.provenance,
         }
         path = Path(save_dir) / "metrics.json"
         write_json(metrics, path)

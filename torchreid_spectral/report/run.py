@@ -124,10 +124,10 @@ def _dataset_sections(
             "identity, alike in all panels.",
             lambda: _embedding(report, tested, out, prefix))  # fmt: skip
     attempt(f"{prefix}lists", f"Ranked lists{suffix}",
-            "Queries with the lowest and highest average precision. Blue solid frame and ✓: "
-            "right; orange dashed frame and ✗: wrong; ▲ and ▼: places won and lost by "
-            "post-processing; new: was not among the first 200. Images of the query's identity by "
-            "its own camera do not count and are left out.",
+            "Queries with the lowest and highest average precision by the last list of each. Blue "
+            "solid frame and ✓: right; orange dashed frame and ✗: wrong; ▲ and ▼: places won and "
+            "lost by post-processing; new: was not among the first 200. Images of the query's "
+            "identity by its own camera do not count and are left out.",
             lambda: _lists(tested))  # fmt: skip
     attempt(f"{prefix}distances", f"Distances{suffix}",
             "Pairs of gallery images from different cameras, and the threshold at which one pair "
