@@ -102,6 +102,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", required=True, type=Path, help="OSNet x0.25 of MSMT17")
     parser.add_argument("--root", default="reid-data", help="folder that holds the datasets")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument("--first-seed", type=int, default=1,
+                        help="several machines can share the seeds (default 1)")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1)")
     parser.add_argument("--out", type=Path, default=Path("log/market1501"), help="folder")
     parser.add_argument("--json", type=Path, help="file of the figures, else in the folder")
@@ -135,7 +137,7 @@ def train(args: argparse.Namespace) -> int:
         Exit status of tools/compare.py.
     """
     command = ["--out", str(args.out / args.size), "--jobs", str(args.jobs), "--root", args.root,
-               "--seeds", str(args.seeds)]  # fmt: skip
+               "--seeds", str(args.seeds), "--first-seed", str(args.first_seed)]  # fmt: skip
     for name, (file, options) in chosen(args).items():
         command += ["--variant", name, config(file), *options, *schedule(args.size, options)]
     command += ["--set", "model.load_weights", str(args.weights), *SIZES[args.size], *SHARED]
