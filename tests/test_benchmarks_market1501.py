@@ -144,3 +144,56 @@ def test_tables_are_paired_by_seed():
     assert tables.walkers(figures, "ablation")[-1].endswith(
         "| 0.600 | 0.400 | 0.200 | 3.000 | 2.000 | 1.000 |"
     )
+
+
+@pytest.fixture
+def defaults(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return load(ROOT / "benchmarks" / "rerank_defaults.py")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_defaults_are_measured_on_networks_and_on_features(
+    defaults, trained, data_root, tmp_path, monkeypatch
+):
+    from market1501_rows import own  # beside the benchmark
+
+    grid = {"none": [{}], "local_blurring": [{}, {"k": 5}]}
+    monkeypatch.setattr(defaults, "GRID", grid)
+    monkeypatch.setattr(defaults, "market", own)
+    folder, out = str(data_root / "synthetic_pedestrians"), tmp_path / "figures.json"
+    command = ["--root", folder, "--json", str(out)]
+    assert defaults.main([str(trained), *command]) == 0
+    network = json.loads(out.read_text())["rows"]["spectral_osnet_x0_25"]
+    tested = json.loads((trained / "metrics.json").read_text())["metrics"]["synthetic_pedestrians"]
+    assert network["figures"][0]["mAP"] == pytest.approx(tested["none"]["mAP"])
+    assert network["trained"] == {"epochs": 2, "seed": 1, "weights": "random"}
+
+    generator = np.random.default_rng(0)
+    data = {f"{part}{kind}": generator.integers(0, 4, 30) for part in ("q_", "g_")
+            for kind in ("pids", "camids")}  # fmt: skip
+    data |= {f"{part}f": generator.normal(size=(30, 8)) for part in "qg"}
+    np.savez(tmp_path / "noise.npz", **data)
+    assert defaults.main([str(tmp_path / "noise.npz"), *command]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == ["spectral_osnet_x0_25", "noise"]  # one beside the other
+    assert [(row["method"], row["options"]) for row in rows["noise"]["figures"]] == [
+        ("none", {}), ("local_blurring", {}), ("local_blurring", {"k": 5})]  # fmt: skip
+
+
+def test_defaults_are_tabled_beside_what_a_change_adds():
+    tables = load(ROOT / "tools" / "results_tables.py")
+    rows = {}
+    for name, shift in (("one", 0.0), ("two", 0.1)):
+        figures = [{"method": "none", "options": {}, "mAP": 0.5 + shift, "rank-1": 0.7},
+                   {"method": "local_blurring", "options": {}, "mAP": 0.6, "rank-1": 0.8},
+                   {"method": "local_blurring", "options": {"k": 5}, "mAP": 0.59 + shift,
+                    "rank-1": 0.8}]  # fmt: skip
+        rows[name] = {"figures": figures}
+    assert tables.defaults({"rows": rows}) == [
+        "| | `one` | `two` |",
+        "|---|---|---|",
+        "| `none` | 50.00 / 70.00 | 60.00 / 70.00 |",
+        "| `local_blurring` | 60.00 / 80.00 | 60.00 / 80.00 |",
+        "| `k=5` | -1.00 | +9.00 |",
+    ]

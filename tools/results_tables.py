@@ -14,6 +14,7 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: steps losses_time -->                       time of a step of each loss
     <!-- table: suite market1501_small NAME [DATASET] -->   benchmarks/market1501.py, mean ± std
     <!-- table: walkers market1501_small NAME -->           its escape and Ncut over training
+    <!-- table: defaults rerank_defaults -->                benchmarks/rerank_defaults.py
 
 Example:
     python tools/results_tables.py
@@ -248,6 +249,28 @@ def walkers(figures: Figures, name: str) -> list[str]:
     return lines
 
 
+def defaults(figures: Figures) -> list[str]:
+    """Lay out benchmarks/rerank_defaults.py: a network a column, an option a line.
+
+    Defaults have mAP / rank-1; the other lines what the change adds to the defaults' mAP.
+    """
+    networks = {name: row["figures"] for name, row in figures["rows"].items()}
+    lines = [f"| | {' | '.join(f'`{name}`' for name in networks)} |",
+             "|---" * (1 + len(networks)) + "|"]  # fmt: skip
+    default: Sequence[Figures] = ()  # of the method that the lines below are of
+    for places in zip(*networks.values(), strict=True):
+        method, options = places[0]["method"], places[0]["options"]
+        if options:
+            title = " ".join(f"`{key}={value}`" for key, value in options.items())
+            cells = [f"{100 * (row['mAP'] - base['mAP']):+.2f}"
+                     for row, base in zip(places, default)]  # fmt: skip
+        else:
+            title, default = f"`{method}`", places
+            cells = [f"{100 * row['mAP']:.2f} / {100 * row['rank-1']:.2f}" for row in places]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
 def seeds_of(figures: Figures, variant: str) -> dict[int, Figures]:
     """Give the rows of a training by seed."""
     return {row["seed"]: row for key, row in figures["rows"].items()
@@ -312,7 +335,7 @@ def spread(found: Figures | None, sign: str = "") -> str:
 KINDS: dict[str, Callable[..., list[str]]] = {
     each.__name__: each
     for each in (rerank, rates, costs, online, growth, training, comparison, pairs, steps, onnx,
-                 suite, walkers)  # fmt: skip
+                 suite, walkers, defaults)  # fmt: skip
 }
 
 
