@@ -141,6 +141,10 @@ def test_tables_are_paired_by_seed():
     assert text[-1] == ("| `spectral` | +3.00 ± 1.00 | 57.00 ± 8.49 | 58.00 ± 8.49 | 68.00 ± 8.49 "
                         "| 58.00 ± 8.49 | 68.00 ± 8.49 | 2 |")  # fmt: skip
     assert len(text) == 4
+    assert tables.brief(figures, "ablation")[2:] == [
+        "| `baseline` | 40.0 ± 26.5 / 50.0 ± 26.5 | 40.0 ± 26.5 / 50.0 ± 26.5 | 3 |",
+        "| `spectral` | 58.0 ± 8.5 / 68.0 ± 8.5 | 58.0 ± 8.5 / 68.0 ± 8.5 | 2 |",
+    ]
     assert tables.walkers(figures, "ablation")[-1].endswith(
         "| 0.600 | 0.400 | 0.200 | 3.000 | 2.000 | 1.000 |"
     )

@@ -13,6 +13,7 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: pairs losses_compare -->                    mAP without and with, a pair a line
     <!-- table: steps losses_time -->                       time of a step of each loss
     <!-- table: suite market1501_small NAME [DATASET] -->   benchmarks/market1501.py, mean ± std
+    <!-- table: brief market1501_small NAME -->             the same: mAP / rank-1, few columns
     <!-- table: walkers market1501_small NAME -->           its escape and Ncut over training
     <!-- table: defaults rerank_defaults -->                benchmarks/rerank_defaults.py
 
@@ -232,6 +233,22 @@ def suite(figures: Figures, name: str, dataset: str = "market1501") -> list[str]
     return lines
 
 
+def brief(figures: Figures, name: str, dataset: str = "market1501") -> list[str]:
+    """Lay out a suite of benchmarks/market1501.py with a column a view: mAP / rank-1."""
+    lines = []
+    for variant in figures["suites"][name]:
+        found = [row["metrics"][dataset] for row in seeds_of(figures, variant).values()
+                 if dataset in row["metrics"]]  # fmt: skip
+        if not found:
+            continue
+        if not lines:
+            lines = [f"| | {' | '.join(found[0])} | seeds |", "|---" * (2 + len(found[0])) + "|"]
+        cells = [" / ".join(mean(Spread.of([each[view][figure] for each in found]), digits=1)
+                            for figure in ("mAP", "rank-1")) for view in found[0]]  # fmt: skip
+        lines.append(f"| `{variant}` | {' | '.join(cells)} | {len(found)} |")
+    return lines
+
+
 def walkers(figures: Figures, name: str) -> list[str]:
     """Lay out escape probability and Ncut at the start, in the middle and at the end."""
     lines = ["| | escape, first epoch | middle | last | Ncut, first epoch | middle | last |",
@@ -277,14 +294,14 @@ def seeds_of(figures: Figures, variant: str) -> dict[int, Figures]:
             if key.rpartition("/")[0] == variant}  # fmt: skip
 
 
-def mean(found: Spread | None, sign: str = "", *, error: bool = False) -> str:
+def mean(found: Spread | None, sign: str = "", *, error: bool = False, digits: int = 2) -> str:
     """Write mean ± standard deviation, or standard error of the mean, in per cent."""
     if found is None:
         return ""
-    text, count = f"{100 * found.mean:{sign}.2f}", len(found.values)
+    text, count = f"{100 * found.mean:{sign}.{digits}f}", len(found.values)
     if count < 2:
         return text
-    return f"{text} ± {100 * found.std / (count**0.5 if error else 1):.2f}"
+    return f"{text} ± {100 * found.std / (count**0.5 if error else 1):.{digits}f}"
 
 
 def steps(figures: Figures) -> list[str]:
@@ -335,7 +352,7 @@ def spread(found: Figures | None, sign: str = "") -> str:
 KINDS: dict[str, Callable[..., list[str]]] = {
     each.__name__: each
     for each in (rerank, rates, costs, online, growth, training, comparison, pairs, steps, onnx,
-                 suite, walkers, defaults)  # fmt: skip
+                 suite, brief, walkers, defaults)  # fmt: skip
 }
 
 
