@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from losses_compare import config, load_tool  # beside this file, as the next
-from market1501_rows import SETTING, measure
+from market1501_rows import METHODS, SETTING, measure
 
 from torchreid_spectral.engine.results import provenance, write_json
 from torchreid_spectral.errors import InputError
@@ -114,6 +114,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="train nothing: figures of what has finished")  # fmt: skip
     parser.add_argument("--plot", type=Path,
                         help="picture of escape and Ncut over training, first suite")  # fmt: skip
+    parser.add_argument("--plot-map", type=Path,
+                        help="picture of mAP, a panel a suite")  # fmt: skip
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
     return parser.parse_args(argv)
@@ -169,6 +171,8 @@ def collect(args: argparse.Namespace) -> None:
     write(path, rows, args.size)
     if args.plot:
         plot(rows, [*SUITES[args.suites[0]]], args.plot)
+    if args.plot_map:
+        plot_map(rows, args.suites, args.plot_map)
 
 
 def plot(rows: dict[str, Any], variants: Sequence[str], path: Path) -> None:
@@ -191,6 +195,35 @@ def plot(rows: dict[str, Any], variants: Sequence[str], path: Path) -> None:
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def plot_map(rows: dict[str, Any], suites: Sequence[str], path: Path) -> None:
+    """Draw mAP of each training, a panel a suite: mean and standard deviation over the seeds."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from torchreid_spectral.report.figures import COLOURS, MARKERS
+
+    figure = Figure(figsize=(5 * len(suites), 4), layout="constrained")
+    for axes, suite in zip(figure.subplots(1, len(suites), squeeze=False)[0], suites):
+        found: dict[str, list[Any]] = {variant: [] for variant in SUITES[suite]}
+        for key, row in rows.items():
+            if (variant := key.partition("/")[0]) in found:
+                found[variant].append(row["metrics"]["market1501"])
+        found = {variant: runs for variant, runs in found.items() if runs}
+        for number, view in enumerate(METHODS):
+            values = [[100 * run[view]["mAP"] for run in runs] for runs in found.values()]
+            spread = [np.std(each, ddof=1) if len(each) > 1 else 0.0 for each in values]
+            axes.errorbar(np.arange(len(values)) + 0.1 * (number - 1.5), [*map(np.mean, values)],
+                          spread, label=view, color=COLOURS[number], marker=MARKERS[number],
+                          ls="", capsize=3)  # fmt: skip
+        axes.set_xticks(range(len(found)), [*found], rotation=20, ha="right")
+        axes.set(title=suite, ylabel="mAP, %")
+        axes.grid(axis="y", alpha=0.3)
+    marks = axes.get_legend_handles_labels()
+    figure.legend(*marks, loc="outside upper center", ncols=len(METHODS))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -103,8 +103,10 @@ def test_a_finished_run_becomes_a_row(trained, module, data_root, tmp_path, monk
     assert "is tested" in capsys.readouterr().out
     del found["rows"]["walk_alone/seed_2"]
     out.write_text(json.dumps(found))
-    assert module.main([*command, "--plot", str(tmp_path / "curves.png")]) == 0
-    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    pictures = [tmp_path / "curves.png", tmp_path / "map.png"]
+    asked = ["--plot", str(pictures[0]), "--plot-map", str(pictures[1])]
+    assert module.main([*command, *asked]) == 0
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)
     assert "is tested" not in capsys.readouterr().out  # it is there already
     assert module.main([*command[:-2], "other", folder]) == 0
     both = json.loads(out.read_text())["rows"]["spectral/seed_1"]["metrics"]
