@@ -140,8 +140,9 @@ def metrics(
 
     def blocks() -> Any:
         for rows, block in reranker.iter_distances(features, **cameras):
-            pairs.add(rows, block.cpu().numpy())
-            yield rows, block.cpu().numpy()
+            array = block.cpu().numpy()
+            pairs.add(rows, array)
+            yield rows, array
 
     np.random.seed(0)  # the CUHK03 metric draws, as torchreid's does
     found = evaluate_blocks(blocks(), *ids, use_metric_cuhk03=args.cuhk03_metric)

@@ -142,6 +142,9 @@ def test_columns_of_a_table_are_numbers_or_names(tmp_path):
     assert found.camids.tolist() == list("abcdefg")
     write_csv(tmp_path / "x.csv", ["0001", "2", "c", "3", "4", "5", "6"], CAMIDS)
     assert load_features(tmp_path / "x.npy", "query").pids.tolist()[0] == "0001"
+    text = (tmp_path / "x.csv").read_text()
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8-sig")  # as Excel does
+    assert load_features(tmp_path / "x.npy", "query").pids.tolist()[0] == "0001"
 
 
 def refused(path: Path, message: str, role: str = "query") -> str:

@@ -112,6 +112,12 @@ def test_rejects_lengths(position, name):
         evaluate_rank(*data)
 
 
+def test_numbers_never_match_names():
+    ids = [np.array([1, 2]), np.array(["1", "2", "junk"]), np.zeros(2), np.ones(3)]
+    with pytest.raises(InputError, match=r"q_pids are int64 and g_pids <U4: numbers and names"):
+        evaluate_rank(np.zeros((2, 3)), *ids)
+
+
 def test_rejects_empty():
     with pytest.raises(InputError, match=r"distmat must be \(Q, G\)"):
         evaluate_rank(np.zeros((0, 3)), *[np.zeros(0)] * 4)

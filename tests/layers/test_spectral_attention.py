@@ -336,6 +336,7 @@ def test_repr_shows_the_settings() -> None:
         ({"top_k": 0}, "top_k must be >= 1, got 0"),
         ({"dim": 9, "heads": 2}, "heads must divide the feature width 9, got 2"),
         ({"mutual": True}, "mutual=True needs top_k"),
+        ({"memory": 8, "dim": 4, "self_loops": False}, "memory=8 does not go with.*self_loops"),
         ({"normalization": "columns"}, "normalization must be one of.*rows"),
         ({"normalization": "symmetric", "top_k": 3}, "needs mutual=True"),
         ({"normalization": "symmetric", "dim": 8, "key": "linear"}, "symmetric similarity"),
@@ -380,6 +381,8 @@ def test_groups_are_walks_of_the_whole_feature_on_each_slices_graph() -> None:
     for graph, walked in zip(graphs, walks, strict=True):
         torch.testing.assert_close(walked, graph @ x)
     torch.testing.assert_close(layer(x), torch.stack(walks).mean(0))
+    layer.residual = True
+    torch.testing.assert_close(layer(x), torch.stack(layer.walks(x)).mean(0))
     (alone,) = SpectralAttention(heads=2).walks(x)
     torch.testing.assert_close(alone, SpectralAttention(heads=2)(x))
 

@@ -186,6 +186,15 @@ def test_last_stride(torchreid, last_stride, height):
     assert maps.shape[2] == height
 
 
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_fc512", "resnet18", "se_resnet50"])
+def test_last_stride_both_ways(torchreid, name):
+    """Some of torchreid's models have stride 1 there by themselves."""
+    for stride, height in ((1, 8), (2, 4)):
+        model = build(name, last_stride=stride).eval()
+        with torch.no_grad():
+            assert model.featuremaps(torch.rand(1, 3, 128, 64)).shape[2] == height
+
+
 def test_feature_maps_of_osnet(torchreid):
     model = build("osnet_x0_25", test_feature="bottleneck").eval()
     assert model(images("osnet_x0_25"), return_featuremaps=True).dim() == 4

@@ -91,6 +91,8 @@ def test_a_broken_gallery_is_called_so(tmp_path):
         (lambda q, g: local_blurring(q, g, k=0), "k, top_k must be >= 1"),
         (lambda q, g: graph_walk(q, g, lambda_value=2), r"in \[0, 1\], got 2"),
         (lambda q, g: graph_walk(q, g, steps=-1), "steps >= 0"),
+        (lambda q, g: graph_walk(q, g, temperature=np.nan), "temperature > 0"),
+        (lambda q, g: local_blurring(q, g, temperature=np.nan), "temperature > 0"),
         (lambda q, g: local_blurring(q[:, :3], g), "same width, got 3 and 24"),
         (lambda q, g: local_blurring(q * np.nan, g), "query must be .*finite"),
         (lambda q, g: load_features("nowhere"), "not a finished gallery"),

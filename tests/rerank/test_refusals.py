@@ -193,3 +193,64 @@ def test_the_need_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> Non
 def test_memory_of_this_machine_is_known() -> None:
     free = _memory.available_memory(torch.device("cpu"))
     assert free is None or free > 2**20
+
+
+def write_cgroup(folder: Any, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({"memory.max": "8000\n", "memory.current": "7900\n",
+          "memory.stat": "anon 900\ninactive_file 6800\nslab_reclaimable 100\n"}, 7000),
+        ({"memory.max": "max\n", "memory.current": "7900\n", "memory.stat": ""}, None),
+        ({"memory/memory.limit_in_bytes": "8000\n", "memory/memory.usage_in_bytes": "7900\n",
+          "memory/memory.stat": "total_inactive_file 6800\n"}, 6900),
+        ({}, None),
+    ],
+    ids=["version 2", "no limit", "version 1", "no container"],
+)  # fmt: skip
+def test_a_containers_file_cache_is_free(
+    files: dict[str, str], free: int | None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a dataset that was just read, little of the limit seems to be left."""
+    write_cgroup(tmp_path, files)
+    monkeypatch.setattr(_memory, "_CGROUP", tmp_path)
+    assert _memory._container() == free
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("supervised_manifold", {"k": 10**6}), ("local_blurring", {"k": 10**6}),
+     ("group_shuffling", {"k": 10**6}), ("k_reciprocal", {"k1": 10**8}),
+     ("graph_walk", {"k": 10**8})],
+)  # fmt: skip
+def test_more_neighbours_than_images_need_no_more_memory(name: str, options: Any) -> None:
+    query, gallery = features(8, 2, 6), features(9, 50, 6)
+    all_of_them = {key: 51 for key in options}
+    expected = build_reranker(name, **all_of_them).fit(gallery).rank(query)
+    actual = build_reranker(name, **options).fit(gallery).rank(query)
+    np.testing.assert_array_equal(actual[0], expected[0])
+
+
+def test_a_walk_that_reaches_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many images some steps reach is known of the graph, and refused then."""
+    query, gallery = features(8, 3, 6), features(9, 300, 6)
+    reranker = build_reranker("graph_walk", steps=4, k=20).fit(gallery)
+    free = reranker.estimate_memory(3) + 10_000
+    monkeypatch.setattr(_memory, "available_memory", lambda device: free)
+    for inductive in (False, True):
+        with pytest.raises(InputError, match=r"GraphWalk.rank needs about"):
+            reranker.rank(query, inductive=inductive)
+    short = build_reranker("graph_walk", steps=1, k=20).fit(gallery)
+    assert len(short.rank(query)[0]) == 3
+
+
+def test_plain_order_is_that_of_its_distances_and_copies_no_gallery() -> None:
+    query, gallery = features(8, 40, 64), features(9, 400, 64)
+    reranker = build_reranker("none").fit(gallery)
+    expected = np.argsort(reranker.distance_matrix(query), axis=1, kind="stable")
+    np.testing.assert_array_equal(reranker.rank(query, 400)[0], expected)

@@ -224,3 +224,23 @@ def test_rejects_options(name: str, wrong: dict[str, Any], message: str) -> None
         pytest.importorskip("faiss")
     with pytest.raises(ValueError, match=message):
         build_search(name, **wrong)
+
+
+def test_few_neighbours_are_gathered_at_once(faiss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchreid_spectral.search import faiss as module
+
+    query, gallery = clusters(0, 30), clusters(1, 40)
+    search = build_search("faiss_flat").fit(gallery)
+    expected = search.nearest(query, 40)
+    asked, gather = [], search.rows
+
+    def counted(near: torch.Tensor) -> torch.Tensor:
+        asked.append(near.numel() * 8)
+        return gather(near)
+
+    monkeypatch.setattr(search, "rows", counted)
+    monkeypatch.setattr(module, "ENTRIES_AT_ONCE", 1000)
+    actual = search.nearest(query, 40)
+    assert max(asked) <= 1000 and len(asked) == 10
+    for left, right in zip(actual, expected, strict=True):
+        torch.testing.assert_close(left, right)

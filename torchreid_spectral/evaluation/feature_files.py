@@ -125,7 +125,7 @@ def _npy(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = {"features": np.load(raw, allow_pickle=False)}
     table = path.with_suffix(".csv")
     if table.exists():
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a mark first
             rows = list(csv.DictReader(file))
         for kind in ("pid", "camid"):
             if rows and kind not in rows[0]:

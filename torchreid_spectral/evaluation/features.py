@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.evaluation.ranking import evaluate_queries, positions_of
+from torchreid_spectral.evaluation.ranking import as_array, evaluate_queries, positions_of
 from torchreid_spectral.evaluation.results import QueryResults, RankingMetrics
 
 __all__ = ["evaluate_blocks", "evaluate_indices"]
@@ -58,7 +58,7 @@ def evaluate_blocks(
     parts, count = [], 0
     for rows, block in blocks:
         ids = (q_pids[rows], g_pids, q_camids[rows], g_camids)
-        parts.append(evaluate_queries(np.asarray(block), *ids, max_rank, use_metric_cuhk03))
+        parts.append(evaluate_queries(as_array(block), *ids, max_rank, use_metric_cuhk03))
         count += len(block)
     found = QueryResults.mean(parts)
     if count != len(q_pids):

@@ -164,7 +164,8 @@ def check_ids(q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids) -> None:
         g_camids: ``(G,)``.
 
     Raises:
-        InputError: If an array is not one-dimensional or there is no camera for each identity.
+        InputError: If an array is not one-dimensional, there is no camera for each identity, or
+            queries have numbers where the gallery has names.
     """
     pairs = (("q", q_pids, q_camids, "query"), ("g", g_pids, g_camids, "gallery image"))
     for short, pids, camids, each in pairs:
@@ -174,6 +175,28 @@ def check_ids(q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids) -> None:
             raise InputError(
                 f"{short}_camids must have shape {pids.shape}, one a {each}, got {camids.shape}."
             )
+    _check_kinds(q_pids, g_pids, q_camids, g_camids)
+
+
+def _check_kinds(q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids) -> None:
+    for kind, mine, others in (("pids", q_pids, g_pids), ("camids", q_camids, g_camids)):
+        if len(mine) and len(others) and (mine.dtype.kind in "US") != (others.dtype.kind in "US"):
+            raise InputError(
+                f"q_{kind} are {mine.dtype} and g_{kind} {others.dtype}: numbers and names never "
+                "match. Give both as numbers or both as names."
+            )
+
+
+def as_array(block: Any) -> NDArray[Any]:  # noqa: ANN401
+    """Give an array for an array or a tensor, on whatever device.
+
+    Args:
+        block: Distances.
+
+    Returns:
+        The same on the CPU.
+    """
+    return np.asarray(block.cpu() if hasattr(block, "cpu") else block)
 
 
 def _ranks(
@@ -258,3 +281,4 @@ def _check_shapes(distmat: NDArray[Any], ids: list[Ids]) -> None:
                 f"{name} must have shape ({length},) to fit the {distmat.shape} distances, got "
                 f"{array.shape}."
             )
+    _check_kinds(*ids)

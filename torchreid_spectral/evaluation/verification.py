@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.evaluation.ranking import check_ids
+from torchreid_spectral.evaluation.ranking import as_array, check_ids
 
 __all__ = ["PairDistances", "tpr_at_fpr"]
 
@@ -136,5 +136,5 @@ def tpr_at_fpr(
     """
     pairs = PairDistances(q_pids, g_pids, q_camids, g_camids, max_fpr=max(1e-9, *fprs))
     for rows, block in blocks:
-        pairs.add(rows, np.asarray(block))
+        pairs.add(rows, as_array(block))
     return {fpr: pairs.tpr_at(fpr)[0] for fpr in fprs}

@@ -87,6 +87,7 @@ def _check_graph(
     memory: int,
     heads: int,
     group_shuffling: bool,
+    self_loops: bool,
     **_: Any,  # noqa: ANN401
 ) -> None:
     if top_k is not None and top_k < 1:
@@ -102,10 +103,10 @@ def _check_graph(
             "normalization='symmetric' needs a symmetric similarity: query and key 'identity', "
             f"got {query!r} and {key!r}."
         )
-    if memory and (mutual or normalization == "symmetric"):
+    if memory and (mutual or normalization == "symmetric" or not self_loops):
         raise ValueError(
-            f"memory={memory} does not go with mutual=True or normalization='symmetric': kept "
-            "nodes have no row of their own."
+            f"memory={memory} does not go with mutual=True, normalization='symmetric' or "
+            "self_loops=False: kept nodes have no row of their own."
         )
     if group_shuffling and heads < 2:
         raise ValueError(f"group_shuffling needs heads >= 2, got {heads}.")

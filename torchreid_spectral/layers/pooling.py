@@ -14,6 +14,7 @@ stripes                                                ``rows``            S = t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,7 +38,7 @@ class PartPool(nn.Module):
         rows: For each partition its number of stripes: ``(1,)`` for the whole map, ``(1, 4)`` for
             the whole and four stripes.
         power: First value of the learned p of the generalised mean; None for the average. One
-            is the average of what is positive, infinity the maximum.
+            is the average of what is positive; the larger, the nearer to the maximum.
 
     Raises:
         ValueError: If a number is not positive.
@@ -47,8 +48,8 @@ class PartPool(nn.Module):
         super().__init__()
         if not rows or min(rows) < 1:
             raise ValueError(f"stripes must be >= 1, got {tuple(rows)}.")
-        if power is not None and not power > 0:
-            raise ValueError(f"power must be positive, got {power}.")
+        if power is not None and not 0 < power < math.inf:
+            raise ValueError(f"power must be positive and finite, got {power}.")
         self.rows = tuple(rows)
         self.p = None if power is None else nn.Parameter(torch.tensor(float(power)))
 

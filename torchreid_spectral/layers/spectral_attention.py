@@ -204,7 +204,7 @@ class SpectralAttention(nn.Module):
         return x + result if self.residual else result
 
     def walks(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Give the features after each group's walk; their mean is the walk of :meth:`forward`.
+        """Give the features after each group's walk; their mean is what :meth:`forward` gives.
 
         Args:
             x: Features ``(B, D)``.
@@ -215,7 +215,8 @@ class SpectralAttention(nn.Module):
         if not self.group_shuffling:
             return (self(x),)
         groups = self._walk(x).unbind(dim=1)
-        return tuple(self.output(from_nodes(g[:, None], x, self.over)) for g in groups)
+        found = (self.output(from_nodes(g[:, None], x, self.over)) for g in groups)
+        return tuple(x + each if self.residual else each for each in found)
 
     def _walk(self, x: Tensor) -> Tensor:
         """Give ``(G, A, N, F)`` after the walk, of the own samples."""

@@ -185,6 +185,8 @@ def make_spectral(
 def set_last_stride(backbone: nn.Module, stride: int) -> None:
     """Set the stride of a ResNet's last stage; models without a ``layer4`` are left alone.
 
+    In a block that has stride 1 the 3 x 3 convolution gets it, and the one beside the block.
+
     Args:
         backbone: A model of torchreid.
         stride: 1 or 2.
@@ -197,9 +199,14 @@ def set_last_stride(backbone: nn.Module, stride: int) -> None:
     stage = getattr(backbone, "layer4", None)
     if not isinstance(stage, nn.Sequential):
         return
-    for module in stage[0].modules():
-        if isinstance(module, nn.Conv2d) and module.stride != (1, 1):
-            module.stride = (stride, stride)
+    convolutions = [module for module in stage[0].modules() if isinstance(module, nn.Conv2d)]
+    chosen = [each for each in convolutions if each.stride != (1, 1)]
+    if not chosen:
+        chosen = [each for each in convolutions if each.kernel_size == (3, 3)][:1]
+        beside = getattr(stage[0], "downsample", None)
+        chosen += [each for each in beside or () if isinstance(each, nn.Conv2d)]
+    for convolution in chosen:
+        convolution.stride = (stride, stride)
 
 
 def _replace_classifiers(backbone: Any, head: Any, parts: int) -> None:  # noqa: ANN401

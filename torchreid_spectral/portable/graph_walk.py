@@ -48,7 +48,7 @@ def graph_walk(
     Raises:
         InputError: If an option is out of range.
     """
-    if min(k, num_averaged, top_k) < 1 or steps < 0 or temperature <= 0:
+    if min(k, num_averaged, top_k) < 1 or steps < 0 or not temperature > 0:
         raise InputError(
             f"k, num_averaged, top_k must be >= 1, steps >= 0, temperature > 0; got {k}, "
             f"{num_averaged}, {top_k}, {steps}, {temperature}."

@@ -37,7 +37,7 @@ def local_blurring(
     Raises:
         InputError: If an option is out of range.
     """
-    if min(k, top_k) < 1 or steps < 0 or temperature <= 0:
+    if min(k, top_k) < 1 or steps < 0 or not temperature > 0:
         raise InputError(
             f"k, top_k must be >= 1, steps >= 0, temperature > 0; got {k}, {top_k}, {steps}, "
             f"{temperature}."

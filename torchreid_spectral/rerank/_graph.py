@@ -120,6 +120,15 @@ class Walk:
             states.append(self._mixed(self.transition @ states[-1], start))
         return states
 
+    def last(self, start: Rows) -> Rows:
+        """Give the last of :meth:`states`, and hold no other."""
+        if math.isinf(self.steps):
+            return self._limit(start)
+        state = start
+        for _ in range(int(self.steps)):
+            state = self._mixed(self.transition @ state, start)
+        return state
+
     def attached(self, rows: Csr, states: list[Rows], start: Rows) -> Rows:
         """Walk from single nodes into this graph, which does not know them.
 

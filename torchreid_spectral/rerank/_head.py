@@ -66,7 +66,8 @@ class HeadReranker(Reranker):
 
     def _head(self, query: Tensor, near: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
         order, new = top_k(self._new_distances(query, near, distances), near.shape[1])
-        return near.gather(1, order), new + (distances[:, -1:] - new[:, -1:])
+        return near.gather(1, order), (new - new[:, -1:]) + distances[:, -1:]  # the k-th exactly
 
     def _chunk_memory(self, rows: int, count: int, width: int) -> int:
-        return 12 * rows * count + 8 * rows * self.k * (width + 3 * self.k)
+        k = min(self.k, count)
+        return 12 * rows * count + 8 * rows * k * (width + 3 * k)

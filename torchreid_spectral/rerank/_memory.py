@@ -15,6 +15,11 @@ __all__ = ["available_memory", "check_memory", "human"]
 logger = logging.getLogger(__name__)
 WORTH_TELLING = 2**30
 _CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_FILES = (  # limit, use, and what of the use is a cache that gives way; version 2, then 1
+    ("memory.max", "memory.current", "memory.stat", ("inactive_file", "slab_reclaimable")),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+     ("total_inactive_file",)),
+)  # fmt: skip
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -24,10 +29,12 @@ def available_memory(device: torch.device) -> int | None:
         device: CPU or CUDA.
 
     Returns:
-        Bytes, the least of what the machine and its container leave; ``None`` if unknown.
+        Bytes, the least of what the machine and its container leave; ``None`` if unknown. What
+        only caches (the system's of files, PyTorch's of GPU memory) hold counts as free.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     found = [value for value in (_machine(), _container()) if value is not None]
     return min(found, default=None)
 
@@ -78,9 +85,18 @@ def _machine() -> int | None:
 
 
 def _container() -> int | None:
-    try:
-        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = (_CGROUP / "memory.current").read_text(encoding="ascii").strip()
-        return None if limit == "max" else int(limit) - int(used)
-    except (OSError, ValueError):
-        return None
+    for limit, used, statistics, reclaimable in _CGROUP_FILES:
+        try:
+            limit, used = (_read(name).strip() for name in (limit, used))
+            if limit == "max":
+                return None
+            held = dict(line.split() for line in _read(statistics).splitlines())
+            cached = sum(int(held.get(name, 0)) for name in reclaimable)
+            return int(limit) - int(used) + cached
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _read(name: str) -> str:
+    return (_CGROUP / name).read_text(encoding="ascii")

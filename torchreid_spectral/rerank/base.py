@@ -1,7 +1,8 @@
 """The interface of all re-rankers: fit a gallery, then rank queries against it.
 
-NumPy arrays or tensors come in, and the same kind comes out. A re-ranker never modifies its
-input and holds no Q x G matrix unless :meth:`Reranker.distance_matrix` asks for one.
+NumPy arrays or tensors come in, and the same kind comes out, of :meth:`Reranker.iter_distances`
+tensors. A re-ranker never modifies its input and holds no Q x G matrix unless
+:meth:`Reranker.distance_matrix` asks for one.
 """
 
 from __future__ import annotations
@@ -192,7 +193,8 @@ class Reranker(ABC):
             inductive: See :meth:`rank`.
 
         Yields:
-            The queries' positions and their ``(chunk, G)`` distances.
+            The queries' positions and their ``(chunk, G)`` distances, tensors on the gallery's
+            device.
         """
         features, cameras = self._check_query(query, camids)
         yield from self._blocks(features, cameras, inductive)

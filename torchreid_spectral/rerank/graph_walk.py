@@ -140,10 +140,11 @@ class GraphWalk(JointReranker):
             nodes = torch.cat([query, self._search.features])
             for rows in self._slices(count):
                 start = self._similarities(nodes, query[rows])
-                new = (averaging @ walk.states(start)[-1])[count:].T
+                new = (averaging @ walk.last(start))[count:].T
                 yield rows, self._mixed(query[rows], torch.from_numpy(new).to(query))
             return
-        state = walk.states(self._start(count + len(self.gallery), query))[-1]
+        self._check_memory("rank", self._reached_memory(graph), query.device)
+        state = walk.last(self._start(count + len(self.gallery), query))
         yield from self._compared(query, averaging[:count] @ state, averaging[count:], state)
 
     def _alone(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
@@ -151,7 +152,7 @@ class GraphWalk(JointReranker):
         if self.walked == "scores":
             for part in self._slices(len(query)):
                 start = self._similarities(self._search.features, query[part])
-                new = (averaging @ walk.states(start)[-1]).T
+                new = (averaging @ walk.last(start)).T
                 yield part, self._mixed(query[part], torch.from_numpy(new).to(query))
             return
         found = rank_prepared(query, self._search.features, self._depth, metric=self.metric)
@@ -177,6 +178,7 @@ class GraphWalk(JointReranker):
             walk = Walk(graph, self.normalization, self.steps, self.restart)
             states = []
             if self.walked != "scores":
+                self._check_memory("rank", self._reached_memory(graph), self.gallery.device)
                 states = walk.states(self._start(len(self.gallery), extra=1))
             self._cache = walk, self._averaging(indices), states
         return self._cache
@@ -248,14 +250,24 @@ class GraphWalk(JointReranker):
         return (None, None) if cameras is None else (cameras[:count], cameras[count:])
 
     def _chunk_memory(self, rows: int, count: int, width: int) -> int:
-        return 20 * rows * count
+        solved = self.walked == "scores" and math.isinf(self.steps)  # five matrices in float64
+        return (52 if solved else 20) * rows * count
 
     def _graph_memory(self, nodes: int) -> int:
         width = self.gallery.shape[1]
-        lists, edges = 28 * nodes * self._depth, 24 * nodes * self.k
-        reached = 16 * nodes * self.k ** min(self.steps, 2)
+        lists, edges = 28 * nodes * min(self._depth, nodes), 24 * nodes * min(self.k, nodes)
+        # How many images a longer walk reaches is known when there is a graph.
+        reached = 16 * nodes * min(self.k, nodes)
         walked = reached if self.walked == "distributions" else 24 * nodes * width
-        return int(lists + edges + walked)
+        return lists + edges + walked
+
+    def _reached_memory(self, graph: Csr) -> int:
+        """Estimate the bytes of the distributions after the walk, and of the step before."""
+        if self.walked != "distributions":
+            return 0
+        nodes, degree = graph.shape[0], max(1.0, graph.nnz / graph.shape[0])
+        reached = min(math.log(nodes), self.steps * math.log(degree))  # its power may overflow
+        return int(16 * nodes * math.exp(reached))
 
 
 def _units(rows: NDArray[Any]) -> NDArray[Any]:

@@ -258,8 +258,8 @@ class KReciprocal(JointReranker):
         return 16 * rows * count + 32 * PAIRS_AT_ONCE
 
     def _graph_memory(self, nodes: int) -> int:
-        lists = 28 * nodes * self._depth
-        encodings = 24 * nodes * self.k1 * min(self.k2, 4)
+        lists = 28 * nodes * min(self._depth, nodes)
+        encodings = 24 * nodes * min(self.k1 * min(self.k2, 4), nodes)
         return lists + encodings + 4 * nodes * self.gallery.shape[1]
 
 

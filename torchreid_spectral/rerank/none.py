@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from torchreid_spectral.functional.distance import METRICS
+from torchreid_spectral.functional.distance import PREPARED_METRICS, prepared_rows
 from torchreid_spectral.rerank.base import Reranker
 from torchreid_spectral.search import Search
 
@@ -43,4 +43,5 @@ class NoReranking(Reranker):
         self, query: Tensor, camids: Tensor | None, inductive: bool
     ) -> Iterator[tuple[slice, Tensor]]:
         for rows in self._slices(len(query)):
-            yield rows, METRICS[self.metric](query[rows], self.gallery)
+            some = prepared_rows(query[rows], self.metric)
+            yield rows, PREPARED_METRICS[self.metric](some, self._search.features)

@@ -113,7 +113,7 @@ class SupervisedManifold(HeadReranker):
         for _ in range(self.rounds):
             spread = transition @ affinity @ transition.mT
             affinity = self.alpha * spread + (1 - self.alpha) * target
-        return 1 - affinity[:, 0, 1:]
+        return -affinity[:, 0, 1:]  # "1 -" would round small affinities away
 
     def _target(self, near: Tensor, nodes: Tensor) -> Tensor:
         """Give L: the probe is known to be itself only."""

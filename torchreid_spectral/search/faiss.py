@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOW_RECALL = 0.95
 """Below it a search warns."""
+ENTRIES_AT_ONCE = 2**24  # of neighbours' features that are gathered to be measured: 64 MB
 
 
 class _FaissSearch(Search):
@@ -104,10 +105,11 @@ class _FaissSearch(Search):
     def _measured(self, rows: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Sort by the exact distances, equal ones by the lower index."""
         indices = indices.sort(dim=1).values
+        step = max(1, ENTRIES_AT_ONCE // (indices.shape[1] * rows.shape[1]))
         distances = torch.cat(
             [
                 PREPARED_METRICS[self.metric](some[:, None], self.rows(near))[:, 0]
-                for some, near in zip(rows.split(256), indices.split(256))
+                for some, near in zip(rows.split(step), indices.split(step))
             ]
         )
         return merge_top_k(indices, distances, indices.shape[1])
