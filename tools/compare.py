@@ -14,12 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from torchreid_spectral.errors import InputError
@@ -29,6 +34,9 @@ MAIN = Path(__file__).with_name("main.py")
 FREE_KEYS = {"use_gpu", "data.root", "data.workers", "data.save_dir", "model.resume",
              "train.start_epoch", "train.print_freq", "report.html", "report.baseline",
              "report.ranked_lists"}  # fmt: skip
+
+
+RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 class Variant(NamedTuple):
@@ -46,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Command line without the program's name.
 
     Returns:
-        Exit status: 0, 1 where a run failed, 2 where the user can mend something.
+        Exit status: 0, 1 where a run failed, 2 where the user can mend something, 128 + N where
+        signal N stopped it.
     """
     args = parse(argv)
     try:
@@ -87,10 +96,16 @@ def run(args: argparse.Namespace) -> int:
     configs = {job: effective(*job, shared) for job in jobs}  # wrong options stop before training
     todo = [job for job in jobs if not finished(folder_of(args.out, *job), configs[job])]
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished already.", flush=True)
-    with ThreadPoolExecutor(args.jobs) as pool:  # its threads only wait for processes
+    with handing_on() as stopped, ThreadPoolExecutor(args.jobs) as pool:
+
+        def fine(job: tuple[Variant, int]) -> bool:  # its thread only waits for the process
+            return not stopped and launch_one(args.out, job, shared, variants[0])
+
         at_once = pool.map if args.jobs > 1 else map
-        fine = at_once(lambda job: launch_one(args.out, job, shared, variants[0]), todo)
-        failed = [job for job, well in zip(todo, fine) if not well]
+        failed = [job for job, well in zip(todo, at_once(fine, todo)) if not well]
+    if stopped:
+        print("Stopped; the same command goes on.", file=sys.stderr)
+        return 128 + stopped[0]
     done = {v.name: [folder_of(args.out, v, s) for s in seeds if (v, s) not in failed]
             for v in variants}  # fmt: skip
     conclude(args.out, {name: folders for name, folders in done.items() if folders})
@@ -147,7 +162,8 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
             f"{folder} holds a run of another config: {key} was {had[key]!r}, now "
             f"{config[key]!r} ({len(differing)} keys differ). Remove it or choose another --out."
         )
-    return bool(config["test.evaluate"] or epochs >= config["train.max_epoch"])
+    ended = epochs >= config["train.max_epoch"] or saved.get("stopped_early")
+    return bool(config["test.evaluate"] or ended)
 
 
 def launch_one(out: Path, job: tuple[Variant, int], shared: Sequence[str], first: Variant) -> bool:
@@ -177,8 +193,43 @@ def launch(arguments: Sequence[str], output: Path) -> int:
     """Run tools/main.py in a process of its own, so that no run sees another's state."""
     with output.open("w", encoding="utf-8") as file:
         command = [sys.executable, str(MAIN), *arguments]
-        result = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
-    return result.returncode
+        # In a session of its own: a terminal's Ctrl-C comes from handing_on(), once.
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        RUNNING.add(process)
+        try:
+            return process.wait()
+        finally:
+            RUNNING.discard(process)
+
+
+@contextmanager
+def handing_on() -> Iterator[list[int]]:
+    """Hand SIGTERM and Ctrl-C on to the trainings, which save, and wait for them.
+
+    Yields:
+        The signals that came.
+    """
+    received: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        for process in list(RUNNING):
+            if os.name == "nt":
+                process.terminate()
+            else:
+                process.send_signal(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {each: signal.signal(each, note) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def conclude(out: Path, done: Mapping[str, Sequence[Path]]) -> None:

@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> None:
         if whole(args.out, name, paths[rows], reid.fingerprint):
             kept += 1
         else:
+            # What is left of another gallery is none: it must not open as one.
+            (args.out / "index.json").unlink(missing_ok=True)
             part = {key: values[rows] for key, values in labels.items()}
             try:
                 gallery = reid.index(paths[rows], **part)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from torchreid_spectral.evaluation import diagnose, evaluate_blocks
 from torchreid_spectral.evaluation.feature_files import FeatureSet, load_features
 from torchreid_spectral.evaluation.verification import PairDistances
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
+from torchreid_spectral.rerank._memory import peak_memory
 from torchreid_spectral.search import SEARCHES
 
 FPRS = (1e-4, 1e-3, 1e-2)
@@ -104,12 +104,12 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
     if args.output:
         content = {"indices": indices.cpu().numpy(), "distances": distances.cpu().numpy()}
         write_whole(Path(args.output), lambda path: save(path, content))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    peak = peak_memory()
     result = {
         "method": args.method,
         "seconds_fit": fitted - started,
         "seconds_rank": done - fitted,
-        "peak_GB": peak,
+        "peak_GB": None if peak is None else peak / 1e9,
     }
     if reranker.search_recall is not None:
         result["search_recall"] = reranker.search_recall
@@ -188,7 +188,8 @@ def table(results: Sequence[dict[str, Any]], *, header: bool = True) -> str:
         lines.append(f"{'method':<20} {titles}")
     for result in results:
         cells = [f"{100 * result[name]:7.2f}" if name in result else f"{'-':>7}" for name in rates]
-        cells += [f"{result[name]:7.2f}" for name in ("seconds_fit", "seconds_rank", "peak_GB")]
+        cells += [f"{result[name]:7.2f}" for name in ("seconds_fit", "seconds_rank")]
+        cells.append(f"{'-':>7}" if result["peak_GB"] is None else f"{result['peak_GB']:7.2f}")
         lines.append(f"{result['method']:<20} {' '.join(cells)}")
     return "\n".join(lines)
 

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["sweep", "write_bytes", "write_whole"]
+__all__ = ["sweep", "walk", "write_bytes", "write_whole"]
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Find the files in a folder and below it, through links to folders but not round in circles.
+
+    Args:
+        folder: Where to look.
+
+    Yields:
+        Paths, in no order.
+    """
+    above: dict[str, frozenset[str]] = {}  # of each folder: the real ones on the way to it
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real, way = os.path.realpath(parent), above.get(os.path.dirname(parent), frozenset())
+        if real in way:  # a link to a folder that it lies in
+            folders.clear()
+            continue
+        above[parent] = way | {real}
+        yield from (Path(parent, name) for name in files)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -21,7 +40,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        with temporary.open("rb") as file:  # a power cut keeps the old file or the new one
+        # A power cut keeps the old file or the new one. Windows syncs writable handles only.
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:  # also after a rename onto another link of the same file, which does nothing

@@ -97,3 +97,15 @@ def test_workers_of_a_killed_process_leave():
     assert process.stdout.readline() == "started\n"
     process.kill()
     process.communicate(timeout=30)  # ends with the last that holds the pipe
+
+
+def test_between_epochs_a_run_goes_on_with_other_workers():
+    fresh = loader(on_error="skip")
+    state = fresh.state()
+    state["batch"] = [4, 3, 1, 8]  # of three workers
+    fresh.resume(state)
+    next(iter(fresh))
+    state = fresh.state()
+    state["batch"] = [4, 3, 1, 8]
+    with pytest.raises(InputError, match="An epoch goes on only with the same"):
+        loader().resume(state)

@@ -207,6 +207,29 @@ def test_a_failure_in_the_test_loses_no_training(torchreid, datamanager, tmp_pat
     assert (tmp_path / "model" / "model.pth.tar-1").exists()
 
 
+def test_each_dataset_keeps_its_own_gallery(torchreid, datamanager):
+    """The report draws from them after the last test."""
+    engine = spectral_engine(torchreid, datamanager, reranker=build_reranker("local_blurring"))
+    first, second = (engine._views("cosine", True)["reranked"] for _ in range(2))
+    first.fit(torch.rand(5, 3))
+    second.fit(torch.rand(7, 3))
+    assert len(first.gallery) == 5 and len(second.gallery) == 7
+
+
+def test_what_is_saved_and_drawn_under_an_average_is_the_average(torchreid, datamanager, tmp_path):
+    from torchreid_spectral.config.report import _network
+    from torchreid_spectral.engine.options import TrainingOptions
+
+    engine = spectral_engine(torchreid, datamanager)
+    engine.options = TrainingOptions(ema_decay=0.5)
+    engine.run(save_dir=str(tmp_path), max_epoch=1, print_freq=1, dist_metric="cosine")
+    saved = _compat.load_checkpoint(tmp_path / "model" / "model.pth.tar-1")["state_dict"]
+    average, raw = engine.average.module.state_dict(), engine.model.state_dict()
+    assert _network(engine) is engine.average.module
+    assert all(torch.equal(value, saved[name]) for name, value in average.items())
+    assert any(not torch.equal(value, saved[name]) for name, value in raw.items())
+
+
 def test_rerank_without_a_reranker_is_torchreids(torchreid, datamanager, tmp_path):
     engine = spectral_engine(torchreid, datamanager)
     result = engine.test(rerank=True, save_dir=str(tmp_path))

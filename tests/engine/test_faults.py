@@ -149,6 +149,10 @@ NEW_RUN = {
     "unknown figure": (nothing, ["train.keep", "map"], 2, ["keep must be one of mAP, rank-1"]),
     "decay out of range": (nothing, ["train.ema_decay", "1.0"], 2, ["ema_decay must be in [0"]),
     "negative norm": (nothing, ["train.clip_norm", "-1.0"], 2, ["clip_norm must be >= 0"]),
+    "chunks that cut a graph": (
+        nothing, ["train.chunk_size", "4", "model.attention",
+                  "[{'after': 'conv3', 'over': 'samples'}]"], 2, ["samples after conv3"],
+    ),
     "patience without tests": (nothing, ["train.patience", "2"], 2, ["test.eval_freq"]),
     "key misspelt": (nothing, ["train.apm", "bf16"], 2, ["Did you mean train.amp"]),
 }  # fmt: skip

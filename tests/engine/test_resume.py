@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -84,6 +85,7 @@ def start(arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -132,13 +134,16 @@ def test_killed_at_a_random_moment(main, command, uninterrupted, tmp_path, momen
     assert fingerprint(tmp_path) == expected
 
 
-@pytest.mark.parametrize("signum", [
-    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])  # fmt: skip
-def test_told_to_stop_it_saves_and_exits(main, command, uninterrupted, tmp_path, signum):
+@pytest.mark.parametrize(("signum", "tell"), [
+    (signal.SIGTERM, os.killpg),  # as torchrun and job schedulers do: the workers are told too
+    pytest.param(signal.SIGTERM, os.kill, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, os.killpg, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_told_to_stop_it_saves_and_exits(main, command, uninterrupted, tmp_path, signum, tell):
     arguments = command(tmp_path, 2, "train.checkpoint_every", "0")
     process = start(arguments)
     wait_for(process, "epoch: [1/2][1/")
-    process.send_signal(signum)
+    tell(process.pid, signum)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     assert "everything is saved" in errors and "Traceback" not in errors
@@ -173,6 +178,70 @@ def test_a_longer_run_goes_on_from_a_named_checkpoint(torchreid, main, command, 
     shown = capsys.readouterr().out
     assert "train.lr 0.003 -> 0.001" in shown and "train.max_epoch 1 -> 2" in shown
     assert "epoch: [2/2][1/" in shown and shown.count("epoch: [1/2]") == 0
+    straight = torchreid_rates(torchreid, 0.001)
+    rates = [float(rate) for rate in re.findall(r"lr ([\d.]+)", shown.split("[2/2]", 1)[1])]
+    assert rates == [pytest.approx(straight[1], abs=1e-6)] * len(rates) and rates
+
+
+def torchreid_rates(torchreid, lr):
+    """Rates of the demo's schedule in its first epochs."""
+    from torchreid_spectral.engine.schedulers import warmup_multi_step
+
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    schedule = warmup_multi_step(
+        optimizer, milestones=[21, 28], warmup_epochs=2, warmup_factor=0.1
+    )
+    found = []
+    for _ in range(3):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("scheduler", ["multi_step", "cosine", "warmup_multi_step"])
+def test_changed_rates_are_those_of_the_new_config(torchreid, scheduler):
+    """What a stopped run goes on with is what a fresh one of that config would have by then."""
+    from types import SimpleNamespace
+
+    from torchreid_spectral.engine import progress
+    from torchreid_spectral.engine.checkpoints import Checkpoint
+
+    def engine(lr):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = torchreid.optim.build_optimizer(model, optim="sgd", lr=lr)
+        steps = [2, 4] if "multi" in scheduler else 3
+        schedule = torchreid.optim.build_lr_scheduler(
+            optimizer, lr_scheduler=scheduler, stepsize=steps, max_epoch=6
+        )
+        found = SimpleNamespace(
+            _models={"model": model}, _optims={"model": optimizer}, _scheds={"model": schedule},
+            record={"config": {"train": {"lr": lr}}},
+        )  # fmt: skip
+        return found
+
+    def epochs(of, count):
+        rates = []
+        for _ in range(count):
+            rates.append(of._optims["model"].param_groups[0]["lr"])
+            of._models["model"](torch.ones(4, 3)).sum().backward()
+            of._optims["model"].step()
+            of._scheds["model"].step()
+        return rates
+
+    old, straight = engine(0.1), engine(0.01)
+    epochs(old, 3)
+    state = {"models": {"model": progress._parts(old, "model")}, **old.record}
+    for lr, expected in ((0.01, epochs(straight, 6)[3:]), (0.1, None)):
+        new = engine(lr)
+        checkpoint = Checkpoint(old._models["model"].state_dict(), {}, state)
+        progress._apply_model(new, "model", checkpoint)
+        momentum = [value["momentum_buffer"] for value in new._optims["model"].state.values()]
+        kept = [value["momentum_buffer"] for value in old._optims["model"].state.values()]
+        assert all(torch.equal(*pair) for pair in zip(momentum, kept, strict=True))
+        expected = expected or epochs(old, 3)
+        assert epochs(new, 3) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("scheduler", ["single_step", "multi_step", "cosine", "warmup_multi_step"])

@@ -1,6 +1,7 @@
 """Tests of the training step: chunks, precision, clipping, averages, early stopping."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -219,6 +220,15 @@ def test_a_run_stops_early_and_shows_its_graph(torchreid, tiny_options, tmp_path
                "loss.metric", "['triplet']") == 0  # fmt: skip
     assert "epoch: [6/6]" not in capfd.readouterr().out
     assert (tmp_path / "checkpoints" / "best.safetensors").exists()
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    ended = saved["epochs"]
+    assert saved["stopped_early"] and ended < 6
+    assert run(tiny_options, tmp_path, "train.max_epoch", "6", "test.eval_freq", "1",
+               "train.patience", "1", "train.lr", "1e-9", "train.graph_every", "1",
+               "spectral.learn_temperature", "True", "loss.metric", "['triplet']",
+               "model.resume", "auto") == 0  # fmt: skip
+    assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == ended
+    assert not (tmp_path / "model" / "model.pth.tar-6").exists()
     events = EventAccumulator(str(tmp_path)).Reload()
     scalars = set(events.Tags()["scalars"])
     steps = {"loss", "loss_id", "loss_triplet", "acc", "acc_walked", "escape", "lr",

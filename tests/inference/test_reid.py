@@ -1,5 +1,6 @@
 """Tests of torchreid_spectral.inference: weights, images, gallery, search, calibration."""
 
+import json
 import shutil
 
 import numpy as np
@@ -133,6 +134,32 @@ def test_folder_with_a_broken_file(reid, pictures, tmp_path, caplog):
         reid.index(tmp_path, progress=False)
 
 
+def test_weights_of_a_run_are_those_that_were_tested(tmp_path):
+    """Under train.ema_decay the average is; one that an earlier run has left is not."""
+    from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
+    from torchreid_spectral.inference.weights import latest_weights
+
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    weights, average = {"a": torch.zeros(2)}, {"a": torch.ones(2)}
+    folder.save(Checkpoint(weights, average, {}))
+    assert latest_weights(tmp_path).name == "last.ema.safetensors"
+    folder.save(Checkpoint(weights, {}, {}))
+    assert latest_weights(tmp_path).name == "last.safetensors"
+
+
+def test_linked_folders_are_looked_into_but_not_in_circles(pictures, tmp_path):
+    from torchreid_spectral.inference.images import list_folder
+
+    (tmp_path / "store").mkdir()
+    shutil.copy(pictures[0][0], tmp_path / "store" / "a.jpg")
+    crops = tmp_path / "crops"
+    crops.mkdir()
+    for name in ("first", "second"):
+        (crops / name).symlink_to(tmp_path / "store", target_is_directory=True)
+    (tmp_path / "store" / "round").symlink_to(crops, target_is_directory=True)
+    assert list_folder(crops) == [str(crops / name / "a.jpg") for name in ("first", "second")]
+
+
 def test_galleries_of_other_weights_are_refused(reid, weights, pictures, tmp_path):
     gallery = reid.index([pictures[0][0]], progress=False)
     gallery.model = "0123456789abcdef"
@@ -141,6 +168,11 @@ def test_galleries_of_other_weights_are_refused(reid, weights, pictures, tmp_pat
         reid.open(tmp_path)
     with pytest.raises(InputError, match="not a finished gallery"):
         Gallery.open(tmp_path / "none")
+    reid.index([pictures[0][0]], progress=False).save(tmp_path)
+    shard = tmp_path / "features-00000.json"
+    shard.write_text(json.dumps(json.loads(shard.read_text()) | {"model": "0123456789abcdef"}))
+    with pytest.raises(InputError, match="are of different weights"):
+        reid.open(tmp_path)
     larger = SpectralReID(weights, device="cpu", height=128)
     reid.index([pictures[0][0]], progress=False).save(tmp_path)
     with pytest.raises(InputError, match="made by the weights"):  # as of another input size

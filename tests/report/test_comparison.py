@@ -83,6 +83,24 @@ def test_page_of_configs_with_odd_names(tmp_path):
     assert set(re.findall(r'href="#([^"]*)"', page)) <= set(ids)
 
 
+def test_history_of_a_folder_that_is_used_again(tmp_path):
+    """A new training has none of the old one's curve; a resumed one none that was lost."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    runs = [(range(9), 9.0), (range(6), 1.0), (range(3, 4), 2.0)]
+    for attempt, (steps, value) in enumerate(runs):
+        with SummaryWriter(str(tmp_path), filename_suffix=str(attempt)) as writer:
+            for step in steps:
+                writer.add_scalar("Train/loss", value, step)
+                if attempt == 0:
+                    writer.add_scalar("Graph/ncut", value, step)
+        if attempt == 1:
+            assert read_history(tmp_path)["Train/loss"].values.tolist() == [1.0] * 6
+    history = read_history(tmp_path)
+    assert history["Train/loss"].values.tolist() == [1.0, 1.0, 1.0, 2.0]
+    assert "Graph/ncut" not in history
+
+
 def test_history_takes_the_latest_value_of_a_step(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 

@@ -1,7 +1,12 @@
 """Tests of tools/compare.py."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -92,8 +97,9 @@ def test_unfinished_run_is_not_taken(tmp_path):
     content = {"config": nested, "epochs": 3, "metrics": {}}
     (tmp_path / "metrics.json").write_text(json.dumps(content))
     assert not compare.finished(tmp_path, config)
-    (tmp_path / "metrics.json").write_text(json.dumps(content | {"epochs": 48}))
-    assert compare.finished(tmp_path, config)
+    for ended in ({"epochs": 48}, {"stopped_early": True}):
+        (tmp_path / "metrics.json").write_text(json.dumps(content | ended))
+        assert compare.finished(tmp_path, config)
 
 
 def test_run_of_earlier_key_names_is_taken(tmp_path):
@@ -107,6 +113,47 @@ def test_run_of_earlier_key_names_is_taken(tmp_path):
         node[last] = value
     (tmp_path / "metrics.json").write_text(json.dumps(saved))
     assert compare.finished(tmp_path, config)
+
+
+TRAINING = """
+import signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("data.save_dir") + 1])
+def stop(signum, frame):
+    time.sleep(1.5)
+    (folder / "saved").write_text(str(signum))
+    sys.exit(128 + signum)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+(folder / "started").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_signal_lets_the_trainings_save_and_starts_no_more(tmp_path, jobs, signum):
+    (tmp_path / "training.py").write_text(TRAINING)
+    program = (
+        "import importlib.util, pathlib, sys; "
+        f"spec = importlib.util.spec_from_file_location('compare', {compare.__file__!r}); "
+        "tool = importlib.util.module_from_spec(spec); spec.loader.exec_module(tool); "
+        f"tool.MAIN = pathlib.Path({str(tmp_path / 'training.py')!r}); sys.exit(tool.main())"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", program, "configs/baseline_demo.yaml", "--seeds", "3",
+               "--jobs", jobs, "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("*/*/started"))) < int(jobs) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signum)  # as a terminal does
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum and "the same command goes on" in errors
+    saved = [path.read_text() for path in out.glob("*/*/saved")]
+    assert saved == [str(int(signum))] * int(jobs)
+    assert len(list(out.glob("*/*/started"))) == int(jobs)
 
 
 def test_runs_side_by_side(tmp_path, monkeypatch, capsys):

@@ -154,6 +154,13 @@ def _check_training(cfg: CfgNode) -> None:
                 f"a multiple of {processes} x sampler.num_instances {cfg.sampler.num_instances}, "
                 f"got {cfg.train.batch_size}."
             )
+    samples = [block["after"] for block in cfg.model.attention if block["over"] == "samples"]
+    if cfg.train.chunk_size and samples:
+        raise InputError(
+            f"train.chunk_size {cfg.train.chunk_size} would cut the graph of the attention over "
+            f"samples after {', '.join(samples)}: only the heads' graph spans the whole batch. "
+            "Set train.chunk_size 0, or attend over pixels or channels."
+        )
     if cfg.train.patience and cfg.test.eval_freq <= 0:
         raise InputError(
             "train.patience counts the tests during training: set test.eval_freq too, got "

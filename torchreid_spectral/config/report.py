@@ -103,6 +103,9 @@ def _takes_images(cfg: CfgNode) -> bool:
 
 
 def _network(engine: Any) -> torch.nn.Module:  # noqa: ANN401
+    if getattr(engine, "average", None) is not None:  # what is tested
+        averaged: torch.nn.Module = engine.average.module
+        return averaged
     model = engine._models[engine.get_model_names()[0]]
     network: torch.nn.Module = getattr(model, "module", model)
     return network

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from torchreid_spectral._files import walk
 from torchreid_spectral.errors import InputError
 
 __all__ = ["SPLITS", "Item", "Scan", "natural", "scan"]
@@ -141,7 +142,7 @@ def scan(root: str | Path, kind: str = "image") -> Scan:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*"), key=lambda path: natural(str(path))):
+    for path in sorted(walk(folder), key=lambda path: natural(str(path))):
         if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
             yield path
 

@@ -110,10 +110,11 @@ class EpochLoader:
             state: Of :meth:`state`.
 
         Raises:
-            InputError: If it is of other batches: sizes, workers, processes or data have changed.
+            InputError: If an epoch is under way and it is of other batches: sizes, workers,
+                processes or data have changed.
         """
         here = [self.batch_size, self.workers, self.world_size, len(self.dataset)]
-        if list(state["batch"]) != here:
+        if len(state["order"]) and list(state["batch"]) != here:
             raise InputError(
                 "An epoch goes on only with the same train.batch_size, data.workers, number of "
                 f"processes and data: the checkpoint has {list(state['batch'])}, this run {here}."
@@ -200,11 +201,15 @@ class _Tickets:
 
 
 def _leave_with_parent(worker: int) -> None:
-    """Let a worker end when its process was killed.
+    """Let a worker end with its process, and by nothing else.
 
-    PyTorch's workers notice it too, but wait before they leave until their batches are taken from
-    a pipe that nobody reads any more: for ever, where the pipe is full.
+    What stops a run (Ctrl-C, torchrun, a job's scheduler) signals all processes of its group: in a
+    group of its own a worker goes on while the run saves. PyTorch's workers notice it when their
+    process was killed, but wait before they leave until their batches are taken from a pipe that
+    nobody reads any more: for ever, where the pipe is full.
     """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     parent = os.getppid()
 
     def watch() -> None:
@@ -229,6 +234,6 @@ def _loader_error(error: RuntimeError) -> RuntimeError:
             return error
     return RunError(
         f"The loader's workers died or hang ({next(iter(text.splitlines()))}). Mostly memory is "
-        "short (shared memory in a container: --shm-size) or a disk does not answer. Lower "
-        "data.workers and go on with model.resume auto."
+        "short (shared memory in a container: --shm-size) or a disk does not answer. Go on with "
+        "model.resume auto; with other data.workers only from the end of an epoch."
     )

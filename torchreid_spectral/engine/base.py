@@ -187,6 +187,8 @@ class ReportingMixin(TestMixin):
     ) -> None:
         """Save a checkpoint as torchreid does, also where there is no scheduler.
 
+        Under ``train.ema_decay`` it holds the averaged weights, which ``rank1`` is of.
+
         Args:
             epoch: Zero-based epoch.
             rank1: Result of the test.
@@ -198,8 +200,10 @@ class ReportingMixin(TestMixin):
             return
         for name in engine.get_model_names():
             scheduler = engine._scheds[name]
+            average = getattr(self, "average", None)
+            tested = unwrapped(engine._models[name]) if average is None else average.module
             state = {
-                "state_dict": unwrapped(engine._models[name]).state_dict(),
+                "state_dict": tested.state_dict(),
                 "epoch": epoch + 1,
                 "rank1": float(rank1),
                 "optimizer": engine._optims[name].state_dict(),

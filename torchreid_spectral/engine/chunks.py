@@ -55,6 +55,8 @@ def chunked_backward(
         for chunk in chunks:
             states.append(_random.capture())
             kept.append(_below_the_cut(network, chunk))
+    # Weights that autocast has cast here have no gradient, and PyTorch before 2.10 keeps them.
+    torch.clear_autocast_cache()
     for buffer, before in buffers:
         buffer.copy_(before)  # the third pass counts
     whole = map_tensors(lambda *parts: torch.cat(parts).requires_grad_(), *kept)

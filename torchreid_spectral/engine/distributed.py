@@ -3,7 +3,8 @@
 Every process computes the features of its own rows; the graph and the losses that relate images
 see the rows of all processes, with gradient through the gather. With N processes of B/N images the
 gradient is that of one process with B: the loss is computed on all rows by everybody, the gather's
-backward pass sums the N equal gradients, and DistributedDataParallel divides by N.
+backward pass sums the N equal gradients, and DistributedDataParallel divides by N. BatchNorm is
+apart: it sees a process's rows, and all rows under ``train.sync_bn``.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ class LoopMixin(StepMixin):
                 self.after_epoch(done)
             if self.progress.test_due:
                 self._test_epoch(save_dir, tests)
+        engine.epoch = max(self.progress.epoch - 1, 0)  # also where nothing was left to train
 
     def _test_epoch(self, save_dir: str, tests: dict[str, Any]) -> None:
         engine: Any = self

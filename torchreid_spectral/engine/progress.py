@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,10 @@ from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.errors import InputError
 
 __all__ = ["Progress", "apply", "snapshot"]
+
+_RATES = ("lr", "weight_decay", "stepsize", "gamma", "max_epoch", "warmup_epochs",
+          "warmup_factor", "base_lr_mult")  # fmt: skip
+_RATE_GROUPS = ("sgd", "rmsprop", "adam")
 
 
 @dataclass
@@ -131,9 +136,35 @@ def _apply_model(engine: Any, name: str, checkpoint: Checkpoint) -> None:  # noq
             f"The checkpoint does not fit: it is of {parts['kinds']}, this run has "
             f"{_kinds(engine, name)}. Resume with the config it was trained with."
         )
-    engine._optims[name].load_state_dict(parts["optimizer"])
-    if engine._scheds[name] is not None:
-        engine._scheds[name].load_state_dict(parts["scheduler"])
+    optimizer, scheduler = engine._optims[name], engine._scheds[name]
+    if _rates(engine.record) != _rates(checkpoint.state):
+        _keep_rates(optimizer, scheduler, parts)
+        return
+    optimizer.load_state_dict(parts["optimizer"])
+    if scheduler is not None:
+        scheduler.load_state_dict(parts["scheduler"])
+
+
+def _rates(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Give what a config says of the optimiser and its schedule."""
+    config = record.get("config")
+    if not config or "train" not in config:
+        return None
+    options = {name: config["train"].get(name) for name in _RATES}
+    return options | {group: config.get(group) for group in _RATE_GROUPS}
+
+
+def _keep_rates(optimizer: Any, scheduler: Any, parts: Mapping[str, Any]) -> None:  # noqa: ANN401
+    """Take over what the optimiser has learned, not its rates: they follow the changed config."""
+    if scheduler is not None:
+        with warnings.catch_warnings():  # no step of the optimiser comes before these
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(parts["scheduler"]["last_epoch"]):
+                scheduler.step()
+    saved = parts["optimizer"]
+    both = zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    groups = [{**own, "params": old["params"]} for own, old in both]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
 
 
 def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401

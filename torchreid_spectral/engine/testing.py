@@ -6,6 +6,7 @@ distance and for any re-ranker, and ``metrics.json`` holds them with the effecti
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -163,7 +164,7 @@ class TestMixin(LoopMixin):
         """Give the post-processings to evaluate by name: none, and one where it is asked for."""
         views: dict[str, Reranker] = {PLAIN: NoReranking(metric=METRIC_NAMES[dist_metric])}
         if rerank and self.reranker is not None:
-            views[self.reranker_name] = self.reranker
+            views[self.reranker_name] = copy.deepcopy(self.reranker)  # one for each dataset
         elif rerank:  # what the flag means in torchreid
             views["k_reciprocal"] = KReciprocal(metric=METRIC_NAMES[dist_metric])
         return views
@@ -251,6 +252,7 @@ class TestMixin(LoopMixin):
         metrics = {
             "metrics": result.as_dict(ranks),
             "epochs": engine.epoch + 1 if self._training else 0,
+            "stopped_early": bool(self._training and self.progress.finished),
             "seconds": dict(result.seconds) | {"total": time.perf_counter() - self._started},
             **engine.provenance,
         }

@@ -126,7 +126,7 @@ class Gallery:
             The gallery.
 
         Raises:
-            InputError: If it is missing, unfinished or broken.
+            InputError: If it is missing, unfinished, broken, or of several networks.
         """
         root = Path(folder).expanduser()
         try:
@@ -138,6 +138,8 @@ class Gallery:
                 f"{root} is not a finished gallery ({error}). Make one with SpectralReID.index "
                 "and save, or tools/extract.py."
             ) from error
+        if any(shard.model != manifest["model"] for shard in shards):
+            raise InputError(f"The shards of {root} are of different weights: extract it anew.")
         paths, ids, camids = (
             _joined([getattr(shard, name) for shard in shards])
             for name in ("paths", "ids", "camids")

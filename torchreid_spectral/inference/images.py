@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from torchreid_spectral._files import walk
 from torchreid_spectral.errors import InputError
 
 __all__ = ["EXTENSIONS", "is_single", "items_of", "list_folder", "to_tensor"]
@@ -38,7 +39,7 @@ def list_folder(folder: str | Path) -> list[str]:
         raise InputError(f"There is no folder {str(folder)!r}.")
     paths = sorted(
         str(path)
-        for path in root.rglob("*")
+        for path in walk(root)
         if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
     )
     if not paths:

@@ -111,25 +111,36 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def latest_weights(folder: Path) -> Path:
-    """Find the last weights of a run.
+    """Find the last weights of a run, those that its tests were of.
 
     Args:
         folder: Its ``data.save_dir``.
 
     Returns:
-        ``checkpoints/last.safetensors``, or torchreid's ``model.pth.tar-N`` of the largest N.
+        ``checkpoints/last.safetensors`` (``last.ema.safetensors`` under ``train.ema_decay``), or
+        torchreid's ``model.pth.tar-N`` of the largest N.
 
     Raises:
         InputError: If there are none.
     """
     last = folder / "checkpoints" / "last.safetensors"
     if last.is_file():
-        return last
+        averaged = last.with_name("last.ema.safetensors")
+        return averaged if averaged.is_file() and _is_listed(averaged) else last
     found = {int(path.name.rpartition("-")[2]): path for path in folder.glob("*/model.pth.tar-*")
              if path.name.rpartition("-")[2].isdigit()}  # fmt: skip
     if not found:
         raise InputError(f"{folder} holds no weights: neither {last} nor model/model.pth.tar-N.")
     return found[max(found)]
+
+
+def _is_listed(averaged: Path) -> bool:
+    """Say whether the last save wrote it; without an average an earlier run's may lie there."""
+    from torchreid_spectral import _compat
+
+    state = averaged.with_name("last.state.pt")
+    content = _compat.load_checkpoint(state) if state.is_file() else {}
+    return ".ema.safetensors" in content.get("sha256", {})
 
 
 def fingerprint(model: nn.Module, settings: Settings) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,15 +36,19 @@ def read_history(folder: Path) -> dict[str, Curve]:
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    latest: dict[str, dict[int, tuple[float, float]]] = {}
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        events = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 1})
-        events.Reload()
-        for tag in events.Tags()["scalars"]:
-            points = latest.setdefault(tag, {})
-            for event in events.Scalars(tag):
-                if event.wall_time >= points.get(event.step, (0.0, 0.0))[0]:
-                    points[event.step] = (event.wall_time, event.value)
+    files = [EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 1}).Reload()
+             for path in sorted(folder.glob("events.out.tfevents.*"))]  # fmt: skip
+    latest: dict[str, dict[int, float]] = {}
+    for events in sorted(files, key=_begun):
+        tags = events.Tags()["scalars"]
+        if any(tag.startswith("Train/") and events.Scalars(tag)[0].step == 0 for tag in tags):
+            latest = {}  # a new training in the folder of an old one
+        for tag in tags:
+            found = events.Scalars(tag)
+            # What a resumed run came to again, or had not come to: its checkpoint was earlier.
+            before = {step: value for step, value in latest.get(tag, {}).items()
+                      if step < found[0].step}  # fmt: skip
+            latest[tag] = before | {event.step: event.value for event in found}
     return {tag: _curve(points) for tag, points in latest.items()}
 
 
@@ -63,6 +68,14 @@ def seconds_a_step(history: dict[str, Curve]) -> float | None:
     return None if curve is None or len(curve.values) == 0 else float(np.median(curve.values))
 
 
-def _curve(points: dict[int, tuple[float, float]]) -> Curve:
+def _begun(events: Any) -> float:  # noqa: ANN401 (TensorBoard's)
+    """Give when a file was begun; one without events says nothing."""
+    try:
+        return float(events.FirstEventTimestamp())
+    except ValueError:
+        return 0.0
+
+
+def _curve(points: dict[int, float]) -> Curve:
     steps = sorted(points)
-    return Curve(np.array(steps, dtype=np.int64), np.array([points[step][1] for step in steps]))
+    return Curve(np.array(steps, dtype=np.int64), np.array([points[step] for step in steps]))

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 import torch
 
 from torchreid_spectral.errors import InputError
 
-__all__ = ["available_memory", "check_memory", "human"]
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["available_memory", "check_memory", "human", "peak_memory"]
 
 logger = logging.getLogger(__name__)
 WORTH_TELLING = 2**30
@@ -57,6 +63,18 @@ def check_memory(what: str, needed: int, device: torch.device, advice: str) -> N
     logger.log(level, "%s needs about %s; free: %s", what, human(needed), known)
     if free is not None and needed > free:
         raise InputError(f"{what} needs about {human(needed)}, but {known} are free. {advice}")
+
+
+def peak_memory() -> int | None:
+    """Give the most memory that the process has held.
+
+    Returns:
+        Bytes; ``None`` on Windows, which does not say.
+    """
+    if resource is None:
+        return None
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if sys.platform == "darwin" else 1024 * held  # macOS counts bytes
 
 
 def human(size: float) -> str:
