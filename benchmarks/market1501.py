@@ -223,7 +223,7 @@ def plot_map(rows: dict[str, Any], suites: Sequence[str], path: Path) -> None:
         axes.set(title=suite, ylabel="mAP, %")
         axes.grid(axis="y", alpha=0.3)
     marks = axes.get_legend_handles_labels()
-    figure.legend(*marks, loc="outside upper center", ncols=len(METHODS))
+    figure.legend(*marks, loc="outside upper center", ncols=2 * len(suites))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
