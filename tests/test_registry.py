@@ -54,3 +54,18 @@ def test_missing_extra_names_the_command():
 
     with pytest.raises(InputError, match=r"pip install 'torchreid-spectral\[losses\]'"):
         require_extra("no_such_module_at_all", "losses", "The contrastive loss")
+
+
+def test_torchreids_builders_take_what_they_took_by_position(torchreid):
+    """Scripts that were written for torchreid alone go on working."""
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = torchreid.optim.build_lr_scheduler(optimizer, "cosine", 1, 0.1, 60)
+    assert schedule.T_max == 60
+    mean, std = [0.5] * 3, [0.25] * 3
+    train, _ = torchreid.data.transforms.build_transforms(64, 32, ["random_flip"], mean, std)
+    assert train.transforms[-1].mean == mean
+    data = [(f"{n}.jpg", n // 4, n % 2, 0) for n in range(16)]
+    sampler = torchreid.data.sampler.build_train_sampler(data, "RandomIdentitySampler", 4, 2, 1, 1)
+    assert len(list(sampler)) >= 4

@@ -84,18 +84,18 @@ def run(args: argparse.Namespace) -> int:
         noun = "images" if args.type == "image" else "tracklets"
         draw_distribution(args.picture, report.per_identity, report.per_camera,
                           num_instances=args.num_instances, noun=noun)  # fmt: skip
-    if args.write_split:
-        write_split(args.write_split, report, args.type)
     print(json.dumps(report.as_dict(), indent=2) if args.json else text(report, args))
+    if args.write_split and report.proposal is None:
+        print("No split was written: there is no proposal, as splits are given or none fits.",
+              file=sys.stderr)  # fmt: skip
+    elif args.write_split:
+        write_split(args.write_split, report, args.type)
     return report.exit_code
 
 
 def write_split(path: Path, report: Any, kind: str) -> None:
     """Write the proposal as a CSV that ``folder.path`` takes."""
     from torchreid_spectral._files import write_whole
-
-    if report.proposal is None:
-        raise InputError("--write-split: there is no proposal, as splits are given or none fits.")
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:

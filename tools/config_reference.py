@@ -21,9 +21,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "config.md"
 HEAD = """# Config reference
 
 All keys with their defaults, written from `torchreid_spectral/config/defaults.py` by
-`python tools/config_reference.py`; a test fails when this page is stale. Keys without a note are
-torchreid's, with torchreid's meaning. On the command line: `KEY VALUE` pairs after the options; a
-wrong key or type is answered with the nearest right ones.
+`python tools/config_reference.py`; a test fails when this page is stale. The last column
+says whose a key is; torchreid's have torchreid's meaning. On the command line: `KEY VALUE` pairs
+after the options; a wrong key or type is answered with the nearest right ones.
 """
 
 
@@ -58,7 +58,9 @@ def reference() -> str:
         groups.setdefault(group, []).append(f"| `{key}` | `{shown(value)}` | {origin} |")
     parts = [HEAD]
     for group, rows in sorted(groups.items()):
-        said = [note for key, note in notes if key == group or key.startswith(f"{group}.")]
+        said = dict.fromkeys(  # one note of several keys is said once
+            note for key, note in notes if key == group or key.startswith(f"{group}.")
+        )
         table = ["| key | default | of |", "|---|---|---|", *rows]
         lines = [f"## {group}", "", *(f"{note}\n" for note in said), *table]
         parts.append("\n".join(lines) + "\n")

@@ -71,10 +71,14 @@ def run(args: argparse.Namespace) -> Path:
 
 
 def metrics_of(weights: Path) -> Any:
-    """Find the metrics of the weights' run."""
+    """Find the metrics of the weights' run, where its last test is of these weights."""
+    from torchreid_spectral.inference.weights import latest_weights
+
     for folder in list(weights.resolve().parents)[:2]:
         path = folder / "metrics.json"
         if path.is_file():
+            if latest_weights(folder).resolve() != weights.resolve():
+                return {}
             return json.loads(path.read_text(encoding="utf-8")).get("metrics", {})
     return {}
 

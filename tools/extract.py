@@ -134,7 +134,8 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
     except (RuntimeError, OSError) as error:
         raise InputError(str(error)) from error
     rows = getattr(dataset, args.split)
-    ids, camids = [row[1] for row in rows], [row[2] for row in rows]
+    nobody = set(getattr(dataset, "_junk_pids", ()))  # distractors are not one person
+    ids, camids = [-1 if row[1] in nobody else row[1] for row in rows], [row[2] for row in rows]
     return [str(row[0]) for row in rows], {"ids": ids, "camids": camids}
 
 

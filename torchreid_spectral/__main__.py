@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,10 @@ def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--set takes NAME=VALUE, got {text!r}.")
+    if value == "inf":
+        return name, math.inf
+    if value == "0" and name in ("top_k", "last_stride"):  # all, and torchreid's, as in a config
+        return name, None
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):

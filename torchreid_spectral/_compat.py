@@ -52,8 +52,10 @@ _SAFE_GLOBALS: list[Any] = [
         else "numpy.core.multiarray"
     ).scalar,
 ]
-# Checkpoints that NumPy 1 wrote name it by its old module.
-_SAFE_GLOBALS.append((_SAFE_GLOBALS[-1], "numpy.core.multiarray.scalar"))
+# Checkpoints name it by its module in the NumPy that wrote them, 1 or 2.
+_SAFE_GLOBALS += [
+    (_SAFE_GLOBALS[-1], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
+]
 
 
 @lru_cache(maxsize=1)

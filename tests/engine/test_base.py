@@ -207,6 +207,17 @@ def test_a_failure_in_the_test_loses_no_training(torchreid, datamanager, tmp_pat
     assert (tmp_path / "model" / "model.pth.tar-1").exists()
 
 
+def test_distractors_are_nobody_in_the_report(torchreid, datamanager):
+    engine = spectral_engine(torchreid, datamanager)
+    gallery = engine.test_loader["synthetic_pedestrians"]["gallery"].dataset.dataset
+    somebody = gallery.gallery[0][1]
+    gallery._junk_pids = [somebody]
+    engine.test(dist_metric="cosine")
+    shown = [row[1] for row in engine.tested["synthetic_pedestrians"][2]]
+    assert shown.count(-1) == sum(row[1] == somebody for row in gallery.gallery) > 0
+    assert somebody not in shown
+
+
 def test_each_dataset_keeps_its_own_gallery(torchreid, datamanager):
     """The report draws from them after the last test."""
     engine = spectral_engine(torchreid, datamanager, reranker=build_reranker("local_blurring"))

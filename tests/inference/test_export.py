@@ -109,3 +109,27 @@ def test_model_card_shows_metrics():
     assert json.dumps(config, indent=1) in card and "Started from: not known" in card
     for model, words in (({"pretrained": False}, "random weights"), ({"load_weights": "w"}, "w")):
         assert f"Started from: {words}\n" in model_card(Settings("m"), {"model": model}, {}, "f")
+
+
+class Fixed(torch.nn.Module):
+    """Takes a size of its example for a constant, as some backbones do when they are traced."""
+
+    def forward(self, x):
+        return x.reshape(int(x.shape[0]) * 6, -1)[: len(x), :4].reshape(int(x.shape[0]), 4) + 1
+
+
+def test_torchscript_that_takes_one_batch_size_only_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"TorchScript: with 1 images .*Export to onnx"):
+        export(Fixed(), Settings("m", 4, 2), tmp_path / "m.pt", form="torchscript")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_shows_figures_of_the_last_weights_only(tmp_path):
+    from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
+
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    folder.save(Checkpoint({"a": torch.zeros(2)}, {}, {}), best=True)
+    (tmp_path / "metrics.json").write_text(json.dumps({"metrics": {"demo": {}}}))
+    of = load_tool("export").metrics_of
+    assert of(folder.folder / "last.safetensors") == {"demo": {}}
+    assert of(folder.folder / "best.safetensors") == {}

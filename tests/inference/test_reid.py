@@ -206,6 +206,17 @@ def test_calibration_by_counting():
     )
 
 
+def test_nobody_is_left_out_of_a_calibration():
+    """Distractors are many people under one number."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 8)).astype(np.float32)
+    ids = np.arange(60) % 6 - 1
+    cameras = np.arange(60) % 7
+    known = ids >= 0
+    expected = calibrate(features[known], ids[known], cameras[known], false_match_rate=0.1)
+    assert calibrate(features, ids, cameras, false_match_rate=0.1) == expected
+
+
 def test_ties_pass_together_or_not_at_all():
     features = np.array([[1, 0], [0, 1], [1, 0], [0, 1], [1, 0.1]], np.float32)
     found = calibrate(features, [0, 1, 2, 3, 0], false_match_rate=0.3)

@@ -251,8 +251,12 @@ def test_nothing_there(capsys, tmp_path):
 
 
 def test_write_split_needs_a_proposal(capsys, tree, tmp_path):
-    assert main([str(tree), "--write-split", str(tmp_path / "x.csv")]) == 2
-    assert "there is no proposal" in capsys.readouterr().err
+    status = main([str(tree)])
+    report = capsys.readouterr().out
+    assert main([str(tree), "--write-split", str(tmp_path / "x.csv")]) == status
+    shown = capsys.readouterr()
+    assert "there is no proposal" in shown.err and shown.out == report
+    assert not (tmp_path / "x.csv").exists()
 
 
 def test_without_reading(capsys, tree):

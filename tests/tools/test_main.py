@@ -134,6 +134,11 @@ def test_duke_layout(torchreid, data_root, tiny_options, tmp_path, capsys):
         (["sampler.train_sampler", "IdentityOnce"], "Did you mean IdentityOnceSampler"),
         (["--transforms", "random_flp"], "Unknown transform 'random_flp'. Did you mean random_fl"),
         (["test.rerank", "True", "rerank.method", "local_blurring"], "test.dist_metric cosine"),
+        (["test.ranks", "[0, 5]"], "test.ranks must be whole numbers >= 1, got [0, 5]"),
+        (["model.name", "spectral_osnet_x0_25", "model.attention", "[{'after': 'conv3'}]"],
+         "model.attention takes entries such as"),
+        (["model.name", "spectral_osnet_x0_25", "model.attention", "['conv3']"],
+         "model.attention takes entries such as"),
     ],
 )  # fmt: skip
 def test_user_errors_exit_with_2_and_no_traceback(torchreid, capsys, tmp_path, arguments, message):
@@ -255,6 +260,32 @@ def test_launcher_errors(capsys, tmp_path):
     assert "'temprature'" in capsys.readouterr().err
     assert launch(["--set", "temperature", str(script)]) == 2
     assert "NAME=VALUE" in capsys.readouterr().err
+    script.write_text(
+        "import torchreid\n"
+        "model = torchreid.models.build_model('spectral_osnet_x0_25', 4, pretrained=False)\n"
+        "print('steps', model.classifier.walk.steps, 'top_k', model.classifier.walk.top_k)\n"
+    )
+    given = ["--set", "steps=inf", "--set", "restart=0.5", "--set", "top_k=0"]
+    assert launch([*given, str(script)]) == 0
+    assert "steps inf top_k None" in capsys.readouterr().out
+
+
+def test_an_epoch_without_a_batch_is_refused(torchreid, tiny_options, tmp_path, capsys):
+    options = ["--config-file", "configs/spectral_demo.yaml", *tiny_options,
+               "data.save_dir", str(tmp_path), "train.batch_size"]  # fmt: skip
+    many = [*options, "4096", "sampler.train_sampler"]
+    assert main([*many, "RandomSampler"]) == 2
+    assert "none of train.batch_size 4096. Lower it" in capsys.readouterr().err
+    assert not (tmp_path / "metrics.json").exists()
+    assert main([*many, "RandomIdentitySampler"]) == 2
+    assert "the training set has 8. Lower train.batch_size" in capsys.readouterr().err
+
+
+def test_a_misspelt_new_layer_is_named(torchreid, tiny_options, tmp_path, capsys):
+    options = ["--config-file", "configs/spectral_demo.yaml", *tiny_options,
+               "data.save_dir", str(tmp_path), "train.staged_lr", "True"]  # fmt: skip
+    assert main([*options, "train.new_layers", "['clasifier']"]) == 2
+    assert "train.new_layers 'clasifier'. Did you mean classifier" in capsys.readouterr().err
 
 
 def test_same_seed_same_result(torchreid, tiny_options, tmp_path):

@@ -288,9 +288,11 @@ def _check_open_layers(cfg: CfgNode, model: nn.Module) -> None:
     """Name the layers that torchreid would stop at with an assertion, when training begins."""
     network = model.module if isinstance(model, nn.DataParallel) else model
     known = [name for name, _ in network.named_children()]
-    for name in cfg.train.open_layers if cfg.train.fixbase_epoch else ():
-        if name not in known:
-            raise UnknownNameError(f"layer of {cfg.model.name} in train.open_layers", name, known)
+    used = {"open_layers": cfg.train.fixbase_epoch, "new_layers": cfg.train.staged_lr}
+    for key in used:
+        for name in cfg.train[key] if used[key] else ():
+            if name not in known:
+                raise UnknownNameError(f"layer of {cfg.model.name} in train.{key}", name, known)
 
 
 def _with_frames(block: Any, cfg: CfgNode) -> Any:  # noqa: ANN401

@@ -24,6 +24,7 @@ from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional import WHITENINGS
 from torchreid_spectral.layers.frame_pooling import POOLINGS, FramePooling
+from torchreid_spectral.models.stages import check_blocks
 from torchreid_spectral.rerank import RERANKERS
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def _check_model(cfg: CfgNode) -> None:
             f"model.attention is for spectral models, got model.name {cfg.model.name}. Use "
             f"{registry.PREFIX}{cfg.model.name}; with spectral.supervision plain it has no walk."
         )
+    check_blocks(cfg.model.attention)
     if cfg.loss.name != "triplet" or cfg.loss.triplet.weight_x != 0:
         return
     if cfg.train.fixbase_epoch:
@@ -140,6 +142,9 @@ def _check_test(cfg: CfgNode) -> None:
             f"rerank.method {cfg.rerank.method} compares by cosine: set test.dist_metric cosine, "
             f"got {cfg.test.dist_metric}, so that both views differ by the walk alone."
         )
+    ranks = cfg.test.ranks
+    if not all(isinstance(rank, int) and rank >= 1 for rank in ranks):
+        raise InputError(f"test.ranks must be whole numbers >= 1, got {list(ranks)}.")
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import wraps
 from typing import Any
 
@@ -47,12 +47,7 @@ class IdentityOnceSampler(Sampler[int]):
         self.images_of: dict[int, list[int]] = defaultdict(list)
         for index, item in enumerate(data_source):
             self.images_of[item[1]].append(index)
-        needed = batch_size // num_instances
-        if len(self.images_of) < needed:
-            raise InputError(
-                f"A batch of {batch_size} images, {num_instances} an identity, needs {needed} "
-                f"identities; the training set has {len(self.images_of)}. Lower train.batch_size."
-            )
+        _check_identities(self.images_of, batch_size, num_instances)
 
     def __iter__(self) -> Iterator[int]:
         identities = list(self.images_of)
@@ -69,6 +64,15 @@ class IdentityOnceSampler(Sampler[int]):
         return images + random.choices(images, k=self.num_instances - len(images))
 
 
+def _check_identities(identities: Collection[int], batch_size: int, num_instances: int) -> None:
+    needed = batch_size // num_instances
+    if len(identities) < needed:
+        raise InputError(
+            f"A batch of {batch_size} images, {num_instances} an identity, needs {needed} "
+            f"identities; the training set has {len(identities)}. Lower train.batch_size."
+        )
+
+
 def patch_samplers() -> None:
     """Let torchreid's data managers know ``IdentityOnceSampler`` by name; idempotent."""
     module = _compat.submodule("data.sampler")
@@ -82,16 +86,15 @@ def patch_samplers() -> None:
         train_sampler: str,
         batch_size: int = 32,
         num_instances: int = 4,
-        **kwargs: Any,  # noqa: ANN401 (torchreid's)
+        *args: Any,  # noqa: ANN401 (torchreid's)
+        **kwargs: Any,  # noqa: ANN401
     ) -> Sampler[int]:
         if train_sampler == "IdentityOnceSampler":
             return IdentityOnceSampler(data_source, batch_size, num_instances)
+        if train_sampler == "RandomIdentitySampler":  # torchreid's assertion says nothing
+            _check_identities({item[1] for item in data_source}, batch_size, num_instances)
         sampler: Sampler[int] = original(
-            data_source,
-            train_sampler,
-            batch_size=batch_size,
-            num_instances=num_instances,
-            **kwargs,
+            data_source, train_sampler, batch_size, num_instances, *args, **kwargs
         )
         return sampler
 

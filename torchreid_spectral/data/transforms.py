@@ -58,10 +58,11 @@ def patch_transforms() -> None:
         height: int,
         width: int,
         transforms: str | Sequence[str] | None = "random_flip",
-        **kwargs: Any,  # noqa: ANN401 (torchreid's)
+        *args: Any,  # noqa: ANN401 (torchreid's)
+        **kwargs: Any,  # noqa: ANN401
     ) -> tuple[Any, Any]:
         words = [transforms] if isinstance(transforms, str) else list(transforms or [])
-        train, test = original(height, width, transforms=words, **kwargs)
+        train, test = original(height, width, words, *args, **kwargs)
         if PAD_CROP in (word.lower() for word in words):
             crop = RandomCrop((height, width), padding=_active_padding)
             train.transforms.insert(_place(train.transforms), crop)

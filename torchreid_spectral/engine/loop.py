@@ -22,6 +22,7 @@ from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, Checkpoint
 from torchreid_spectral.engine.faults import Interrupted, StopSignals
 from torchreid_spectral.engine.progress import Progress, apply, snapshot
 from torchreid_spectral.engine.step import StepMixin
+from torchreid_spectral.errors import InputError
 
 __all__ = ["Bar", "LoopMixin", "say"]
 
@@ -61,6 +62,11 @@ class LoopMixin(StepMixin):
         if engine.writer is None and distributed.rank() == 0:
             steps = self.progress.epoch * len(engine.train_loader) + engine.train_loader.position
             engine.writer = SummaryWriter(log_dir=save_dir, purge_step=steps or None)
+        if self.progress.epoch < engine.max_epoch and not len(engine.train_loader):
+            raise InputError(
+                f"An epoch has no batch: {len(engine.train_loader.sampler)} images an epoch make "
+                f"none of train.batch_size {engine.train_loader.batch_size}. Lower it."
+            )
         start_eval, eval_freq = how.pop("start_eval"), how.pop("eval_freq")
         say("=> Start training")
         if self.progress.test_due:

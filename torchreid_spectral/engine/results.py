@@ -69,7 +69,7 @@ class TestResult:
 def _numbers(metrics: RankingMetrics, ranks: Sequence[int]) -> dict[str, float | int]:
     return {
         "mAP": metrics.mAP,
-        **{f"rank-{k}": metrics.rank(k) for k in ranks},
+        **{f"rank-{k}": metrics.rank(k) for k in sorted({1, *ranks})},
         "queries": metrics.num_queries,
         "valid_queries": metrics.num_valid,
     }

@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -136,7 +135,7 @@ def patch_schedulers() -> None:
         lr_scheduler: str = "single_step",
         stepsize: int | Sequence[int] = 1,
         gamma: float = 0.1,
-        **kwargs: Any,  # noqa: ANN401 (torchreid's)
+        max_epoch: int = 1,
     ) -> LRScheduler:
         if lr_scheduler == WARMUP_MULTI_STEP:
             milestones = [stepsize] if isinstance(stepsize, int) else stepsize
@@ -150,12 +149,12 @@ def patch_schedulers() -> None:
         if lr_scheduler == WARMUP_COSINE:
             return warmup_cosine(
                 optimizer,
-                max_epoch=int(kwargs.get("max_epoch", 1)),
+                max_epoch=max_epoch,
                 warmup_epochs=int(_active_warmup["warmup_epochs"]),
                 warmup_factor=_active_warmup["warmup_factor"],
             )
         scheduler: LRScheduler = original(
-            optimizer, lr_scheduler=lr_scheduler, stepsize=stepsize, gamma=gamma, **kwargs
+            optimizer, lr_scheduler, stepsize, gamma, max_epoch
         )
         return scheduler
 

@@ -145,6 +145,8 @@ class TestMixin(LoopMixin):
                 (query, gallery),
             )
         ]
+        junk = _junk_of(gallery_loader)
+        images[1] = [(row[0], -1, *row[2:]) if row[1] in junk else row for row in images[1]]
         self.tested[dataset_name] = (query[0], *images, views, collected)
         self._draw(dataset_name, images, views, query[0], visrank, visrank_topk, save_dir)
         plain = collected[PLAIN]
@@ -259,6 +261,13 @@ class TestMixin(LoopMixin):
         path = Path(save_dir) / "metrics.json"
         write_json(metrics, path)
         logger.info("Metrics saved to %s", path)
+
+
+def _junk_of(loader: Any) -> set[int]:  # noqa: ANN401
+    """Give the identities that are nobody, such as Market-1501's distractors."""
+    dataset = getattr(loader, "dataset", None)
+    dataset = getattr(dataset, "dataset", dataset)
+    return set(getattr(dataset, "_junk_pids", ()))
 
 
 def _check_queries(dataset_name: str, query: Sequence[Any], gallery: Sequence[Any]) -> None:

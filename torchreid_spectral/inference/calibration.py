@@ -106,6 +106,11 @@ def pair_distances(
     """
     if len(ids) != len(features) or (camids is not None and len(camids) != len(features)):
         raise InputError(f"Give one id (and camera) an image: {len(features)} and {len(ids)}.")
+    named = np.asarray(ids)
+    if named.dtype.kind in "if" and (named < 0).any():
+        known = np.flatnonzero(named >= 0)
+        features, ids = np.asarray(features)[known], named[known]
+        camids = None if camids is None else np.asarray(camids)[known]
     if len(features) > MAX_IMAGES:
         raise InputError(
             f"{len(features)} images are {len(features) ** 2 // 2:,} pairs: calibrate on at most "

@@ -203,7 +203,7 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
         if difference <= TOLERANCE:
             return
         reason = f"ONNX Runtime differs from PyTorch by {difference:.1e}"
-    raise InputError(f"The model cannot be exported to ONNX: {reason}. Export to torchscript.")
+    raise InputError(f"The model cannot be exported to ONNX: {reason}. Try torchscript.")
 
 
 def _export_onnx(network: nn.Module, example: Tensor, path: Path, *, newer: bool) -> None:
@@ -241,6 +241,26 @@ def _write_torchscript(network: nn.Module, example: Tensor, path: Path) -> None:
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
         traced.save(str(path))
+        loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+    for images in (example[:1], torch.cat([example, 1 - example[:1]])):
+        reason = _differs(network, loaded, images)
+        if reason:
+            raise InputError(
+                f"The model cannot be exported to TorchScript: with {len(images)} images {reason}."
+                " Export to onnx."
+            )
+
+
+@torch.no_grad()
+def _differs(network: nn.Module, loaded: Any, images: Tensor) -> str:  # noqa: ANN401
+    """Say how a traced network answers otherwise, if it does."""
+    expected = network(images)
+    try:
+        found = loaded(images)
+    except RuntimeError as error:  # a size of the example has become a constant
+        return f"it stops ({str(error).strip().splitlines()[-1][:200]})"
+    difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    return "" if difference <= TOLERANCE else f"it differs from PyTorch by {difference:.1e}"
 
 
 def _start(model: Mapping[str, Any]) -> str:

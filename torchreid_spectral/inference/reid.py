@@ -63,6 +63,8 @@ class SpectralReID:
         self.fingerprint = fingerprint(self.model, self.settings)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device)
+        if hasattr(self.model, "use_gpu"):  # HACNN's, which places constants by it
+            vars(self.model)["use_gpu"] = self.device.type == "cuda"
         self.channels, self.batch_size = channels, batch_size
         self.gallery: Gallery | None = None
         if calibration is not None and not isinstance(calibration, Calibration):

@@ -138,7 +138,7 @@ class SpectralAttention(nn.Module):
         memory: int = 0,
         alone_in_eval: bool = False,
     ) -> None:
-        options = {name: given for name, given in locals().items() if name != "self"}
+        options = {name: given for name, given in dict(locals()).items() if name != "self"}
         options.pop("__class__")
         super().__init__()
         check_options(**options, similarities=tuple(SIMILARITIES))

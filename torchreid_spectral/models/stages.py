@@ -104,13 +104,9 @@ def insert_attention(backbone: nn.Module, blocks: Sequence[Any]) -> None:
         return
     stages = find_stages(backbone)
     built = nn.ModuleList()
+    check_blocks(blocks)
     for block in blocks:
-        options = dict(block) if isinstance(block, Mapping) else {}
-        if not {"after", "over"} <= options.keys():
-            raise InputError(
-                "model.attention takes entries such as {after: layer3, over: pixels, heads: 4}, "
-                f"got {block!r}."
-            )
+        options = dict(block)
         after = options.pop("after")
         if after not in stages:
             raise UnknownNameError(
@@ -119,6 +115,23 @@ def insert_attention(backbone: nn.Module, blocks: Sequence[Any]) -> None:
         built.append(build_block(stages[after], **options))
         backbone.get_submodule(after).register_forward_hook(_Call(built[-1]))
     backbone.attention = built
+
+
+def check_blocks(blocks: Sequence[Any]) -> None:
+    """Check that blocks say where they stand and over what they go.
+
+    Args:
+        blocks: As :func:`insert_attention` takes them.
+
+    Raises:
+        InputError: If a block lacks ``after`` or ``over``.
+    """
+    for block in blocks:
+        if not isinstance(block, Mapping) or not {"after", "over"} <= block.keys():
+            raise InputError(
+                "model.attention takes entries such as {after: layer3, over: pixels, heads: 4}, "
+                f"got {block!r}."
+            )
 
 
 class _Call:
