@@ -110,11 +110,14 @@ class EpochLoader:
             state: Of :meth:`state`.
 
         Raises:
-            InputError: If an epoch is under way and it is of other batches: sizes, workers,
-                processes or data have changed.
+            InputError: If it is of other batches: sizes, processes or data have changed, or within
+                an epoch the workers.
         """
         here = [self.batch_size, self.workers, self.world_size, len(self.dataset)]
-        if len(state["order"]) and list(state["batch"]) != here:
+        before = list(state["batch"])
+        if not len(state["order"]):  # between epochs no worker holds a state
+            before[1] = here[1]
+        if before != here:
             raise InputError(
                 "An epoch goes on only with the same train.batch_size, data.workers, number of "
                 f"processes and data: the checkpoint has {list(state['batch'])}, this run {here}."
