@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +102,11 @@ def tested(reid: Any, query: Images, gallery: Images) -> tuple[dict[str, Any], d
         started = time.perf_counter()
         reranker = build_reranker(method).fit(features[1], torch.from_numpy(ids[3]))
         blocks = reranker.iter_distances(features[0], camids=torch.from_numpy(ids[2]))
-        found = evaluate_blocks(as_arrays(blocks), *ids)
+        found = evaluate_blocks(blocks, *ids)
         seconds[method] = time.perf_counter() - started
         ranks = {f"rank-{k}": found.rank(k) for k in (1, 5, 10)}
         metrics[method] = {"mAP": found.mAP, "mAP_trapezoidal": found.mAP_trapezoidal, **ranks}
     return metrics, seconds
-
-
-def as_arrays(blocks: Iterator[Any]) -> Iterator[Any]:
-    """Turn tensors into arrays."""
-    for rows, block in blocks:
-        yield rows, block.numpy()
 
 
 def threads(folder: Path) -> int | None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from market1501 import read_rows  # beside this file, as the next two
-from market1501_rows import as_arrays, market
+from market1501_rows import market
 from numpy.typing import NDArray
 from rerank import SENSITIVITY
 from rerank_rows import features as read_features
@@ -121,7 +121,7 @@ def measured(data: Data) -> list[dict[str, Any]]:
             reranker = build_reranker(method, progress=False, **options)
             reranker.fit(gallery, torch.from_numpy(ids[3]))
             blocks = reranker.iter_distances(query, camids=torch.from_numpy(ids[2]))
-            metrics = evaluate_blocks(as_arrays(blocks), *ids)
+            metrics = evaluate_blocks(blocks, *ids)
             row = {"method": method, "options": options}
             found.append(row | {"mAP": metrics.mAP, "rank-1": metrics.rank(1)})
             print(f"  {method} {options} {100 * metrics.mAP:.2f}", flush=True)

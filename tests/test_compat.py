@@ -94,15 +94,12 @@ def test_float64_scalar_loads(tmp_path):
     assert _compat.load_checkpoint(tmp_path / "a.pth")["rank1"] == 0.25
 
 
-def test_scalars_of_numpy_1_and_2_load(tmp_path):
+def test_scalars_of_numpy_1_and_2_are_let_through():
     """The other NumPy names the module otherwise."""
-    torch.save({"rank1": np.float64(0.25)}, tmp_path / "a.pth")
-    content = (tmp_path / "a.pth").read_bytes()
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         names = {f"{getattr(each[0], '__name__', '')} {each[1]}"
                  for each in _compat._SAFE_GLOBALS if isinstance(each, tuple)}  # fmt: skip
         assert f"scalar {module}.scalar" in names
-    assert b"multiarray" in content
 
 
 class Malicious:

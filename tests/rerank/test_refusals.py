@@ -249,7 +249,7 @@ def test_a_walk_that_reaches_too_many_is_refused(monkeypatch: pytest.MonkeyPatch
     assert len(short.rank(query)[0]) == 3
 
 
-def test_plain_order_is_that_of_its_distances_and_copies_no_gallery() -> None:
+def test_plain_order_is_that_of_its_distances() -> None:
     query, gallery = features(8, 40, 64), features(9, 400, 64)
     reranker = build_reranker("none").fit(gallery)
     expected = np.argsort(reranker.distance_matrix(query), axis=1, kind="stable")

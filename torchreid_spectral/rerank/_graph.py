@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,21 +115,20 @@ class Walk:
         Returns:
             ``steps + 1`` states.
         """
-        if math.isinf(self.steps):
-            return [self._limit(start)]
-        states = [start]
-        for _ in range(int(self.steps)):
-            states.append(self._mixed(self.transition @ states[-1], start))
-        return states
+        return list(self._walked(start))
 
     def last(self, start: Rows) -> Rows:
         """Give the last of :meth:`states`, and hold no other."""
+        return deque(self._walked(start), maxlen=1)[0]
+
+    def _walked(self, start: Rows) -> Iterator[Rows]:
+        """Walk on: one state after the other, or the limit alone."""
         if math.isinf(self.steps):
-            return self._limit(start)
-        state = start
+            yield self._limit(start)
+            return
+        yield (state := start)
         for _ in range(int(self.steps)):
-            state = self._mixed(self.transition @ state, start)
-        return state
+            yield (state := self._mixed(self.transition @ state, start))
 
     def attached(self, rows: Csr, states: list[Rows], start: Rows) -> Rows:
         """Walk from single nodes into this graph, which does not know them.
