@@ -252,5 +252,8 @@ def test_a_walk_that_reaches_too_many_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_plain_order_is_that_of_its_distances() -> None:
     query, gallery = features(8, 40, 64), features(9, 400, 64)
     reranker = build_reranker("none").fit(gallery)
-    expected = np.argsort(reranker.distance_matrix(query), axis=1, kind="stable")
+    distances = reranker.distance_matrix(query)
+    expected = np.argsort(distances, axis=1, kind="stable")
     np.testing.assert_array_equal(reranker.rank(query, 400)[0], expected)
+    reranker._gallery = torch.zeros(400, 64)  # what was prepared once is looked at, and no more
+    np.testing.assert_array_equal(reranker.distance_matrix(query), distances)
