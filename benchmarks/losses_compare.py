@@ -1,6 +1,6 @@
 """Accuracy of the walk under each loss, of the strong recipe and of DarkRank, with controls.
 
-On the embedded dataset, three quarters of the demo's steps at twice its learning rate, equal for
+On the embedded dataset, 100 steps fewer than the demo at twice its learning rate, equal for
 all; metric losses stand beside softmax. Runs go through ``tools/compare.py``: finished ones are
 kept, and the same command goes on where it was stopped. The teacher of DarkRank is trained once,
 by all steps of its config; all else under each seed.
