@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from losses_compare import config, load_tool  # beside this file, as the next
-from market1501_rows import METHODS, SETTING, measure
+from market1501_rows import METHODS, measure, setting
 
 from torchreid_spectral.engine.results import provenance, write_json
 from torchreid_spectral.errors import InputError
@@ -69,6 +69,11 @@ SUITES: dict[str, dict[str, Variant]] = {
     "losses": pairs("softmax", "loss.id", "softmax")
     | pairs("softmax_triplet", "loss.id", "softmax", "loss.metric", "triplet")
     | pairs("softmax_quadruplet", "loss.id", "softmax", "loss.metric", "quadruplet"),
+    # H. Luo et al., 2019: BNNeck, triplet, label smoothing; and GeM pooling, stripes.
+    "strong": pairs("strong", "loss.id", "softmax", "loss.metric", "triplet",
+                    "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
+                    "spectral.neck", "bnneck", "spectral.pooling", "gem", "spectral.stripes", "2",
+                    "spectral.test_feature", "bottleneck"),
     # K 4, 8, 16 images an identity, 128 images and equally many steps each.
     "batches": BASELINE | SPECTRAL | pairs("images_4", "sampler.num_instances", "4")
     | pairs("images_16", "sampler.num_instances", "16"),
@@ -239,7 +244,8 @@ def read_rows(path: Path) -> dict[str, Any]:
 def differs(row: dict[str, Any], folder: Path) -> bool:
     """Say whether a row is of another training than the folder's."""
     saved = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return (row["commit"], row.get("tested")) != (saved["commit"], SETTING)
+    feature = saved["config"]["spectral"]["test_feature"]
+    return (row["commit"], row.get("tested")) != (saved["commit"], setting(feature))
 
 
 def write(path: Path, rows: dict[str, Any], size: str) -> None:

@@ -17,8 +17,8 @@ from torchreid_spectral.rerank import build_reranker
 
 # All with their defaults, which were not chosen on any of these networks' features.
 METHODS = ("none", "local_blurring", "graph_walk", "k_reciprocal")
-SETTING = "test feature X, cosine, " + ", ".join(METHODS)
 Images = tuple[list[str], list[int], list[int]]  # paths, identities, cameras
+Features = tuple[torch.Tensor, list[int], list[int]]
 
 
 def measure(folder: Path, root: str, transfer: Mapping[str, str]) -> dict[str, Any]:
@@ -49,12 +49,25 @@ def measure(folder: Path, root: str, transfer: Mapping[str, str]) -> dict[str, A
         "threads": threads(folder),
         "epochs": saved["epochs"],
         "spectral": saved["config"]["spectral"],
-        "tested": SETTING,
+        "tested": setting(saved["config"]["spectral"]["test_feature"]),
         "seconds_a_step": seconds_a_step(history),
         "metrics": metrics,
         "seconds_of_test": seconds,
         "curves": curves(history, saved["epochs"]),
     }
+
+
+def setting(feature: str) -> str:
+    """Say how a run is tested.
+
+    Args:
+        feature: ``spectral.test_feature``.
+
+    Returns:
+        A line of the JSON file.
+    """
+    name = {"pooled": "X"}.get(feature, feature)
+    return f"test feature {name}, cosine, " + ", ".join(METHODS)
 
 
 def market(root: str) -> tuple[Images, Images]:
@@ -93,8 +106,22 @@ def tested(reid: Any, query: Images, gallery: Images) -> tuple[dict[str, Any], d
     Returns:
         Method to figures in [0, 1], and to seconds after the features.
     """
-    features = [torch.from_numpy(reid.features(part[0], progress=True)) for part in
+    features = [(torch.from_numpy(reid.features(part[0], progress=True)), *part[1:]) for part in
                 (query, gallery)]  # fmt: skip
+    return ranked(*features)
+
+
+def ranked(query: Features, gallery: Features) -> tuple[dict[str, Any], dict[str, float]]:
+    """Rank features by each method.
+
+    Args:
+        query: Features (Q, D), identities, cameras.
+        gallery: The same of G images.
+
+    Returns:
+        As :func:`tested`.
+    """
+    features = [query[0], gallery[0]]
     ids = [np.asarray(part[1]) for part in (query, gallery)]
     ids += [np.asarray(part[2]) for part in (query, gallery)]
     metrics, seconds = {}, {}

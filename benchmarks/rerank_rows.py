@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from torchreid_spectral.evaluation import evaluate_blocks, evaluate_rank
 from torchreid_spectral.rerank import RERANKERS, build_reranker
+from torchreid_spectral.rerank._memory import peak_memory
 
 Array = NDArray[Any]
 Data = dict[str, Array]
@@ -39,8 +39,9 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak() -> float:
-    """Give the most memory the process has held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """Give the most memory the process has held, in GB; NaN where the system does not say."""
+    held = peak_memory()
+    return float("nan") if held is None else held / 1e9
 
 
 def features(task: dict[str, Any]) -> Data:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -102,13 +101,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
     from torchreid_spectral.engine.results import provenance
+    from torchreid_spectral.rerank._memory import peak_memory
 
     ts.register()
     engine = build(args)
     times, waits = timed(engine, args.warmup + args.steps)
     cuda = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(
-        resource.RUSAGE_SELF).ru_maxrss  # fmt: skip
+    peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
     steps = times[args.warmup :]
     device = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
     return {

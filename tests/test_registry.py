@@ -69,3 +69,5 @@ def test_torchreids_builders_take_what_they_took_by_position(torchreid):
     data = [(f"{n}.jpg", n // 4, n % 2, 0) for n in range(16)]
     sampler = torchreid.data.sampler.build_train_sampler(data, "RandomIdentitySampler", 4, 2, 1, 1)
     assert len(list(sampler)) >= 4
+    sampler = torchreid.data.sampler.build_train_sampler(data, "RandomDomainSampler", 4, 2, 2, 1)
+    assert sampler.n_domain == 2
