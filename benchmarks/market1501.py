@@ -167,11 +167,13 @@ def collect(args: argparse.Namespace) -> None:
                 continue
             key = f"{name}/{folder.name}"
             row = rows.get(key, {})
-            earlier = {} if not row or differs(row, folder) else row["metrics"]
-            if not {"market1501", *dict(args.transfer)} <= earlier.keys():
+            earlier = {} if not row or differs(row, folder) else row
+            known = earlier.get("metrics", {})
+            if not {"market1501", *dict(args.transfer)} <= known.keys():
                 print(f"{key} is tested ...", flush=True)
-                rows[key] = measure(folder, args.root, dict(args.transfer))
-                rows[key]["metrics"] = earlier | rows[key]["metrics"]
+                rows[key] = measure(folder, args.root, dict(args.transfer), known)
+                for figures in ("metrics", "seconds_of_test"):
+                    rows[key][figures] = {**earlier.get(figures, {}), **rows[key][figures]}
                 write(path, rows, args.size)
     write(path, rows, args.size)
     if args.plot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,19 @@ Images = tuple[list[str], list[int], list[int]]  # paths, identities, cameras
 Features = tuple[torch.Tensor, list[int], list[int]]
 
 
-def measure(folder: Path, root: str, transfer: Mapping[str, str]) -> dict[str, Any]:
+def measure(
+    folder: Path, root: str, transfer: Mapping[str, str], known: Collection[str] = ()
+) -> dict[str, Any]:
     """Test a run and read what it logged.
 
     Args:
         folder: Its ``data.save_dir``.
         root: Folder that holds Market-1501.
         transfer: Name to folder of own data with query and gallery, which it was not trained on.
+        known: Names of datasets whose figures are there already.
 
     Returns:
-        A row of the JSON file.
+        A row of the JSON file, without the figures of those.
     """
     from torchreid_spectral.inference import SpectralReID
     from torchreid_spectral.report.history import read_history, seconds_a_step
@@ -39,9 +42,10 @@ def measure(folder: Path, root: str, transfer: Mapping[str, str]) -> dict[str, A
     history = read_history(folder)
     reid = SpectralReID(folder, batch_size=128)
     metrics, seconds = {}, {}
-    sets = {"market1501": market(root)} | {name: own(path) for name, path in transfer.items()}
-    for name, images in sets.items():
-        metrics[name], seconds[name] = tested(reid, *images)
+    for name in {"market1501": root, **transfer}:
+        if name not in known:
+            images = own(transfer[name]) if name in transfer else market(root)
+            metrics[name], seconds[name] = tested(reid, *images)
     return {
         "seed": saved["config"]["train"]["seed"],
         "commit": saved["commit"],
