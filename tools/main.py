@@ -312,11 +312,8 @@ def load_weights(model: Any, path: str) -> None:
     """Load what fits; stop where nothing does, while torchreid would go on with random weights."""
     from torchreid_spectral import _compat
 
-    content = _compat.load_checkpoint(path)
-    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    own = model.state_dict()
-    names = {name.removeprefix("module.") for name in weights}
-    if not names & own.keys():
+    names, own = _compat.load_weights(path).keys(), model.state_dict().keys()
+    if not names & own:
         raise InputError(
             f"model.load_weights {path} holds no weight of {type(model).__name__}: it has "
             f"{sorted(names)[:3]}, the model {sorted(own)[:3]}."

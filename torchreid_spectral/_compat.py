@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
-import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,43 +18,33 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.utils.model_zoo
 
-from torchreid_spectral._files import write_bytes, write_whole
+from torchreid_spectral._checkpoint_files import (
+    load_checkpoint,
+    load_weights,
+    resume_from_checkpoint,
+    save_checkpoint,
+)
 from torchreid_spectral.data.images import read_image
 from torchreid_spectral.errors import InputError
 
 __all__ = [
     "aliases_installed",
-    "engine_base",
+    "dataset_tables",
     "load",
     "load_checkpoint",
+    "load_weights",
     "model_factory",
     "prepare",
     "replace_everywhere",
     "resume_from_checkpoint",
     "save_checkpoint",
+    "submodule",
 ]
 
 _SUBPACKAGES = ("data", "engine", "losses", "metrics", "models", "optim", "utils")
-# torchreid's checkpoints hold the rank-1 as a NumPy scalar: these and no others are let through.
-_SAFE_GLOBALS: list[Any] = [
-    np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
-    importlib.import_module(
-        "numpy._core.multiarray" if np.lib.NumpyVersion(np.__version__) >= "2.0.0"
-        else "numpy.core.multiarray"
-    ).scalar,
-]
-# Checkpoints name it by its module in the NumPy that wrote them, 1 or 2.
-_SAFE_GLOBALS += [
-    (_SAFE_GLOBALS[-1], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
-]
-
-
 @lru_cache(maxsize=1)
 def load() -> ModuleType:
     """Import torchreid, whichever layout it has, and make torchvision importable if need be.
@@ -155,16 +142,6 @@ def submodule(name: str) -> ModuleType:
     return importlib.import_module(f"{load().__name__}.{name}")
 
 
-def engine_base() -> type:
-    """Find torchreid's engine base class.
-
-    Returns:
-        ``torchreid.engine.Engine``.
-    """
-    base: type = load().engine.Engine
-    return base
-
-
 def replace_everywhere(original: object, replacement: object) -> int:
     """Put ``replacement`` wherever a module of torchreid holds ``original`` under its name.
 
@@ -189,131 +166,6 @@ def replace_everywhere(original: object, replacement: object) -> int:
                 setattr(module, attribute, replacement)
                 found += 1
     return found
-
-
-def load_checkpoint(fpath: str | os.PathLike[str]) -> Any:  # noqa: ANN401 (whatever was saved)
-    """Load a checkpoint without ever running code that it holds.
-
-    Takes the place of torchreid's function of that name, which fails on its own checkpoints
-    since PyTorch 2.6 (its issue #592): they hold a NumPy scalar, which is let through here.
-
-    Args:
-        fpath: Path of a checkpoint or of a ``.safetensors`` file.
-
-    Returns:
-        What was saved, on the CPU.
-
-    Raises:
-        ValueError: If no path is given.
-        FileNotFoundError: If there is no such file.
-        InputError: If the file is truncated, foreign, or holds more than tensors and plain data.
-    """
-    if fpath is None:
-        raise ValueError("File path is None")
-    path = Path(fpath).expanduser().resolve()
-    if not path.exists():
-        raise FileNotFoundError(f'File is not found at "{path}"')
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return _load_weights_only(path)
-    except Exception as error:  # torch raises many kinds for a bad file
-        raise InputError(
-            f"{path} is not a checkpoint that can be loaded safely (weights only): "
-            f"{_first_line(error)} If it is truncated, copy it anew; if it holds Python objects, "
-            "save its state_dict alone where you trust it."
-        ) from error
-
-
-def _load_weights_only(path: Path) -> Any:  # noqa: ANN401
-    with torch.serialization.safe_globals(_SAFE_GLOBALS):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except UnicodeDecodeError:  # written by Python 2
-            return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
-
-
-def save_checkpoint(
-    state: dict[str, Any],
-    save_dir: str,
-    is_best: bool = False,
-    remove_module_from_keys: bool = False,
-) -> None:
-    """Save a checkpoint under torchreid's file name, whole or not at all.
-
-    Takes the place of torchreid's function of that name. NumPy scalars become Python numbers, so
-    that any ``torch.load`` reads the file; it is written beside its place and renamed.
-
-    Args:
-        state: ``state_dict``, ``epoch`` and whatever else; not modified.
-        save_dir: Folder, made if missing.
-        is_best: Whether to copy it to ``model-best.pth.tar`` too.
-        remove_module_from_keys: Whether to strip DataParallel's prefix from the weights' names.
-    """
-    plain = {
-        key: value.item() if isinstance(value, np.generic) else value
-        for key, value in state.items()
-    }
-    if remove_module_from_keys:
-        plain["state_dict"] = {
-            name.removeprefix("module."): value for name, value in plain["state_dict"].items()
-        }
-    folder = Path(save_dir)
-    path = folder / f"model.pth.tar-{plain['epoch']}"
-    buffer = io.BytesIO()  # a full disk is then an OSError, and none of PyTorch's writer
-    torch.save(plain, buffer)
-    write_bytes(path, buffer.getvalue())
-    if is_best:
-        best = folder / "model-best.pth.tar"
-        write_whole(best, lambda temporary: shutil.copyfile(path, temporary))
-    sys.stdout.write(f'Checkpoint saved to "{path}"\n')
-
-
-def resume_from_checkpoint(
-    fpath: str | os.PathLike[str],
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
-    scheduler: Any = None,  # noqa: ANN401
-) -> int:
-    """Go on from a checkpoint, whether it was saved on one GPU, several or none.
-
-    Takes the place of torchreid's function of that name, which cannot move a checkpoint between
-    GPU and CPU: DataParallel's prefix in the names is taken off here.
-
-    Args:
-        fpath: Path of a checkpoint.
-        model: Gets the weights; it may be wrapped in DataParallel.
-        optimizer: Gets its state, if given.
-        scheduler: Gets its state, if given.
-
-    Returns:
-        The epoch to start with.
-
-    Raises:
-        InputError: If the checkpoint is of another model or optimiser.
-    """
-    checkpoint = load_checkpoint(fpath)
-    network = model.module if isinstance(model, torch.nn.DataParallel) else model
-    try:
-        weights = checkpoint["state_dict"]
-        network.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})
-        for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
-            if part is not None and name in checkpoint:
-                part.load_state_dict(checkpoint[name])
-        epoch = int(checkpoint["epoch"])
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{fpath} does not fit this model and optimiser ({_first_line(error)}). Resume with "
-            "the config it was trained with, or take its weights alone with model.load_weights."
-        ) from error
-    sys.stdout.write(f'Resumed from "{fpath}", epoch {epoch}\n')
-    return epoch
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _load_url(url: str, **kwargs: Any) -> Any:  # noqa: ANN401

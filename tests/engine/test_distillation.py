@@ -68,7 +68,7 @@ def test_every_error_names_the_file(checkpoint, tmp_path):
         load_teacher("osnet_x0_25", truncated)
     foreign = tmp_path / "foreign.pth"
     torch.save([1, 2], foreign)
-    with pytest.raises(InputError, match="foreign.pth holds no state_dict"):
+    with pytest.raises(InputError, match="foreign.pth holds no weights"):
         load_teacher("osnet_x0_25", foreign)
 
 

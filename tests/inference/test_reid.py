@@ -99,6 +99,57 @@ def test_index_search_save_open_add(reid, pictures, tmp_path):
     assert reid.search(paths[4], top_k=1, rerank="graph_walk")[0].path == paths[4]
 
 
+def test_a_gallery_is_prepared_once_for_a_reranker(weights, pictures, tmp_path, monkeypatch):
+    from torchreid_spectral.rerank.local_blurring import LocalBlurring
+
+    fits = []
+    fit = LocalBlurring.fit
+    monkeypatch.setattr(
+        LocalBlurring, "fit", lambda self, *args: fits.append(len(args[0])) or fit(self, *args)
+    )
+    reid, paths = SpectralReID(weights, device="cpu"), [row[0] for row in pictures]
+    reid.index(paths[:9], progress=False).save(tmp_path / "gallery")
+    first = reid.search(paths[0], rerank="local_blurring", k=6)
+    assert reid.search(paths[0], rerank="local_blurring", k=6) == first
+    reid.search(paths[1], rerank="local_blurring", k=6, top_k=3)
+    assert fits == [9]
+    reid.search(paths[0], rerank="local_blurring", k=5)  # other options
+    reid.add(paths[9:11])
+    assert len(reid.search(paths[0], rerank="local_blurring", k=5)) == 11  # other images
+    reid.open(tmp_path / "gallery")
+    assert reid.search(paths[0], rerank="local_blurring", k=6) == first
+    assert fits == [9, 9, 11, 9]
+
+
+def test_queries_of_one_search_need_not_know_each_other(reid, pictures):
+    paths = [row[0] for row in pictures]
+    reid.index(paths[:9], progress=False)
+
+    def distances(query, **options):
+        answers = reid.search(query, rerank="k_reciprocal", k1=4, k2=2, **options)
+        return [sorted((hit.path, hit.distance) for hit in hits) for hits in answers]
+
+    alone = [distances([path], inductive=True)[0] for path in paths[9:12]]
+    together = distances(paths[9:12], inductive=True)
+    for one, other in zip(together, alone, strict=True):
+        assert dict(one) == pytest.approx(dict(other), abs=1e-5)  # features of other batches
+    joint = distances(paths[9:12])
+    assert dict(joint[0]) != pytest.approx(dict(alone[0]), abs=1e-5)
+
+
+def test_search_takes_the_cameras_of_queries(reid, pictures):
+    paths, cameras = [row[0] for row in pictures[:9]], [0, 1, 2] * 3
+    reid.index(paths, camids=cameras, progress=False)
+    search = {"rerank": "graph_walk", "k": 4, "cross_camera": 2.0}
+    found = reid.search(paths[0], camids=[0], **search)
+    method = build_reranker("graph_walk", k=4, cross_camera=2.0)
+    method.fit(reid.gallery.features, np.array(cameras))
+    expected, _ = method.rank(reid.features(paths[0]), 20, camids=np.array([0]))
+    assert [hit.path for hit in found] == [paths[row] for row in expected[0]]
+    with pytest.raises(InputError, match="camids"):
+        reid.search(paths[0], **search)
+
+
 def test_add_takes_in_every_array_and_fails_without_a_trace(weights, pictures):
     """An array has no path: one more is never taken for one that is there."""
     reid = SpectralReID(weights, device="cpu", channels="rgb")
@@ -275,6 +326,12 @@ def test_weights_alone_need_a_name(weights, tmp_path, pictures, reid):
         open_model(path, heigth=3)
     with pytest.raises(InputError, match="There are no weights"):
         open_model(tmp_path / "nothing")
+
+
+def test_a_file_without_weights_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="list.pth holds no weights"):
+        SpectralReID(tmp_path / "list.pth", model_name="spectral_osnet_x0_25")
 
 
 def test_settings_come_from_the_run(reid):

@@ -38,7 +38,7 @@ def _distances(
     walked: str = "distributions",
     lambda_value: float = 0.2,
     graph: str = "mutual",
-    normalization: str = "row",
+    normalization: str = "rows",
     weights: str = "cosine",
     cross_camera: float = 1.0,
 ) -> np.ndarray:
@@ -56,7 +56,7 @@ def _distances(
                 w[i, j] *= cross_camera
     degree = [math.fsum(row) for row in w]
     for i, j in np.ndindex(*w.shape):
-        w[i, j] /= degree[i] if normalization == "row" else math.sqrt(degree[i] * degree[j])
+        w[i, j] /= degree[i] if normalization == "rows" else math.sqrt(degree[i] * degree[j])
     lengths = np.linalg.norm(nodes, axis=1, keepdims=True)
     start = {
         "distributions": np.eye(len(nodes)),

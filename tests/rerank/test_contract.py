@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests.references.similarity import cosine, nearest
-from torchreid_spectral.rerank import build_reranker
+from torchreid_spectral.rerank import RERANKERS, build_reranker
 
 
 class Case(NamedTuple):
@@ -275,3 +276,21 @@ def test_any_array_will_do(case: Case, view: str, strict: None) -> None:
 def test_rejects_name() -> None:
     with pytest.raises(ValueError, match="no_such_reranker"):
         build_reranker("no_such_reranker")
+
+
+@every_case
+def test_autocast_changes_nothing(case: Case) -> None:
+    """Half-precision products would move a third of the places of some methods."""
+    query, gallery = features(0, 6, 64), features(1, 60, 64)
+    expected, distances = fitted(case, gallery).rank(query, top_k=60)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, shifted = fitted(case, gallery).rank(query, top_k=60)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(shifted, distances)
+
+
+def test_every_reranker_keeps_the_contract_and_has_a_slow_twin() -> None:
+    assert {case.name for case in CASES} == set(RERANKERS)
+    twins = Path(__file__).parents[1] / "references"
+    for name in set(RERANKERS) - {"none"}:
+        assert (twins / f"{name}.py").is_file(), name

@@ -15,7 +15,7 @@ KINDS = list(
     itertools.product(
         ("distributions", "features", "scores"),
         ("mutual", "knn"),
-        ("row", "symmetric"),
+        ("rows", "symmetric"),
         ("cosine", "jaccard"),
     )
 )
@@ -135,7 +135,7 @@ def test_a_walk_that_stays_at_home(walked: str, lambda_value: float, walk: dict)
 
 @both_ways
 @pytest.mark.parametrize("walked", ["features", "scores"])
-@pytest.mark.parametrize("normalization", ["row", "symmetric"])
+@pytest.mark.parametrize("normalization", ["rows", "symmetric"])
 def test_endless_walk_is_that_of_many_steps(
     walked: str, normalization: str, inductive: bool
 ) -> None:

@@ -39,7 +39,7 @@ def features(seed: int, *shape: int) -> np.ndarray:
         ({"steps": float("inf"), "restart": 0.5}, "walked='features' or 'scores'"),
         ({"walked": "feature"}, "Unknown walked 'feature'. Did you mean features"),
         ({"graph": "mutal"}, "Unknown graph 'mutal'. Did you mean mutual"),
-        ({"normalization": "rows"}, "Unknown normalization 'rows'. Did you mean row"),
+        ({"normalization": "row_s"}, "Unknown normalization 'row_s'. Did you mean rows"),
         ({"weights": "jacard"}, "Unknown weights 'jacard'. Did you mean jaccard"),
         ({"search": "faiss_flt"}, "Unknown search 'faiss_flt'. Did you mean faiss_flat"),
         ({"chunk_size": 0}, "chunk_size must be >= 1, got 0"),

@@ -7,7 +7,6 @@ Similarities Transfer*, AAAI 2018.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +94,9 @@ def load_teacher(name: str, path: str | Path, *, use_gpu: bool = False) -> nn.Mo
     """
     if not Path(path).expanduser().is_file():
         raise InputError(f"distill.weights names a file that does not exist: {path}")
-    content = _compat.load_checkpoint(path)
-    weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(weights, Mapping):
-        raise InputError(f"distill.weights {path} holds no state_dict of a model.")
+    given = _compat.load_weights(path)
     teacher = registry.build_model(name, 1, pretrained=False, use_gpu=use_gpu)
     own = teacher.state_dict()
-    given = {key.removeprefix("module."): value for key, value in weights.items()}
     needed = [key for key in own if _makes_the_feature(teacher, key)]
     wrong = [
         key for key in needed if key not in given or given[key].shape != own[key].shape

@@ -12,6 +12,7 @@ move a pair across it.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import METRICS
 
 __all__ = ["Calibration", "calibrate", "pair_distances"]
+
+logger = logging.getLogger(__name__)
 
 Labels = Sequence[Any] | NDArray[Any]
 MAX_IMAGES = 20_000
@@ -81,6 +84,47 @@ class Calibration:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{path} is not a saved calibration: {error}") from error
+
+    @classmethod
+    def beside(cls, weights: str | Path, model: str) -> Calibration | None:
+        """Open ``calibration.json`` beside weights, if it is there and of these weights.
+
+        After more training the old one is still there, and the new weights must open all the
+        same: it is passed over with a warning.
+
+        Args:
+            weights: A file, or the folder of a run.
+            model: Fingerprint of the weights.
+
+        Returns:
+            The calibration, or ``None``.
+        """
+        weights = Path(weights).expanduser()
+        file = (weights if weights.is_dir() else weights.parent) / "calibration.json"
+        if not file.is_file():
+            return None
+        try:
+            found = cls.open(file)
+            found.require_model(model)
+        except InputError as error:
+            logger.warning("%s is not used: %s", file, error)
+            return None
+        return found
+
+    def require_model(self, model: str) -> None:
+        """Check which weights the calibration is of.
+
+        Args:
+            model: Fingerprint of the weights.
+
+        Raises:
+            InputError: If it was made with others.
+        """
+        if self.model not in ("", model):
+            raise InputError(
+                f"The calibration was made with the weights {self.model}, these are {model}: "
+                "calibrate anew."
+            )
 
 
 def pair_distances(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,13 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.inference.answers import Comparison, Hit
 from torchreid_spectral.inference.calibration import Calibration, Labels, calibrate
+from torchreid_spectral.inference.extraction import extract_gallery, is_path, labels_of
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.inference.images import batches, is_single, items_of, to_tensor
 from torchreid_spectral.inference.weights import fingerprint, open_model
-from torchreid_spectral.rerank import RERANKERS, build_reranker
+from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
 
 __all__ = ["SpectralReID"]
-
-logger = logging.getLogger(__name__)
 
 
 class SpectralReID:
@@ -67,12 +64,14 @@ class SpectralReID:
             vars(self.model)["use_gpu"] = self.device.type == "cuda"
         self.channels, self.batch_size = channels, batch_size
         self.gallery: Gallery | None = None
-        if calibration is not None and not isinstance(calibration, Calibration):
-            calibration = Calibration.open(calibration)
+        self._fitted: tuple[Any, NDArray[np.float32], Reranker] | None = None  # last search's
         if calibration is None:
-            self.calibration = self._calibration_beside(Path(weights).expanduser())
+            self.calibration = Calibration.beside(weights, self.fingerprint)
         else:
-            self.calibration = self._checked(calibration)
+            if not isinstance(calibration, Calibration):
+                calibration = Calibration.open(calibration)
+            calibration.require_model(self.fingerprint)
+            self.calibration = calibration
 
     def features(
         self,
@@ -121,52 +120,8 @@ class SpectralReID:
         Raises:
             InputError: If no image is left, or ids do not fit.
         """
-        self.gallery = self._indexed(images, ids, camids, progress=progress)
+        self.gallery = self._extracted(items_of(images), ids, camids, progress=progress)
         return self.gallery
-
-    def _indexed(
-        self,
-        images: Any,  # noqa: ANN401
-        ids: Labels | None,
-        camids: Labels | None,
-        *,
-        first: int = 0,
-        progress: bool,
-    ) -> Gallery:
-        """Extract a gallery; images without a path are named by numbers from ``first``."""
-        items = items_of(images)
-        labels = _labels(items, ids, camids)
-        features, kept, skipped = self._extracted(items, progress)
-        if not kept:
-            raise InputError(
-                f"None of the {len(items)} images could be read: {next(iter(skipped.values()))}."
-            )
-        if skipped:
-            logger.warning("%d of %d images could not be read", len(skipped), len(items))
-        return Gallery(
-            np.concatenate(features),
-            [_name(items[row], first + row) for row in kept],
-            **{name: [values[row] for row in kept] for name, values in labels.items()},
-            model=self.fingerprint,
-            metric=self.settings.metric,
-            skipped=skipped,
-        )
-
-    def _extracted(
-        self, items: Sequence[Any], progress: bool
-    ) -> tuple[list[NDArray[np.float32]], list[int], dict[str, str]]:
-        """Give features by batch, the rows they are of, and files that cannot be read."""
-        features, kept = [], []
-        skipped: dict[str, str] = {}
-        with tqdm(total=len(items), desc="index", disable=None if progress else True) as bar:
-            for part in batches(range(len(items)), self.batch_size):
-                read, bad = self._readable(items, part)
-                skipped |= bad
-                if read:
-                    features.append(self._forward(torch.stack(list(read.values()))))
-                    kept += list(read)
-                bar.update(len(part))
-        return features, kept, skipped
 
     def open(self, folder: str | Path) -> Gallery:
         """Open a saved gallery, which is then the one that is searched.
@@ -209,15 +164,15 @@ class SpectralReID:
         gallery, items = self._gallery(), items_of(images)
         known = set(gallery.paths)
         fresh = [
-            row for row, item in enumerate(items) if not (_is_path(item) and str(item) in known)
+            row for row, item in enumerate(items) if not (is_path(item) and str(item) in known)
         ]
         if not fresh:
             return 0
-        labels = _labels(items, ids, camids)
+        labels = labels_of(items, ids, camids)
         chosen = [[labels[name][row] for row in fresh] if name in labels else None
                   for name in ("ids", "camids")]  # fmt: skip
         images, count = [items[row] for row in fresh], len(gallery)
-        return gallery.extend(self._indexed(images, *chosen, first=count, progress=False))
+        return gallery.extend(self._extracted(images, *chosen, first=count))
 
     def search(
         self,
@@ -226,15 +181,23 @@ class SpectralReID:
         rerank: str = "none",
         *,
         channels: str | None = None,
+        camids: Labels | None = None,
+        inductive: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> list[Any]:
         """Find the images of the gallery that are nearest to a query.
+
+        The first search with a re-ranker prepares it for the gallery; later ones with the same
+        options find it prepared.
 
         Args:
             query: One image, or a batch.
             top_k: How many answers.
             rerank: A name of ``torchreid_spectral.list_rerankers()``.
             channels: Order of the channels of arrays, above that of the object.
+            camids: Camera of each image of the query, for re-rankers that look at them.
+            inductive: Answer each image as if it were alone. Without it ``k_reciprocal`` and
+                ``graph_walk`` make the images of one query part of one graph.
             **options: Of the re-ranker.
 
         Returns:
@@ -244,19 +207,33 @@ class SpectralReID:
             InputError: If there is no gallery yet, or an image cannot be read.
             UnknownNameError: If there is no such re-ranker.
         """  # noqa: DOC502
-        gallery = self._gallery()
-        if rerank in RERANKERS and "metric" in inspect.signature(RERANKERS[rerank]).parameters:
-            options = {"metric": gallery.metric, **options}
-        method = build_reranker(rerank, **options)
-        camids = None if gallery.camids is None else np.asarray(gallery.camids)
-        method.fit(gallery.features, camids)
-        found, distances = method.rank(self.features(query, channels=channels), top_k=top_k)
+        gallery, method = self._gallery(), self._prepared(rerank, options)
+        features = self.features(query, channels=channels)
+        cameras = None if camids is None else np.asarray(camids)
+        found, distances = method.rank(features, top_k, camids=cameras, inductive=inductive)
         answers = [
             [Hit(rank, gallery.paths[row], gallery.ids[row] if gallery.ids else None, float(d))
              for rank, (row, d) in enumerate(zip(rows, near), start=1)]
             for rows, near in zip(found.tolist(), distances)
         ]  # fmt: skip
         return answers[0] if is_single(query) and len(answers) == 1 else answers
+
+    def _prepared(self, name: str, options: dict[str, Any]) -> Reranker:
+        """Give the re-ranker fitted to the gallery: the last one, if nothing has changed."""
+        gallery = self._gallery()
+        wanted = (name, options, gallery.metric, gallery.camids)
+        if self._fitted is not None:
+            known, features, method = self._fitted
+            if known == wanted and features is gallery.features:
+                return method
+        if name in RERANKERS and "metric" in inspect.signature(RERANKERS[name]).parameters:
+            options = {"metric": gallery.metric, **options}
+        method = build_reranker(name, **options)
+        self._fitted = None  # two need not fit into the memory
+        camids = None if gallery.camids is None else np.asarray(gallery.camids)
+        method.fit(gallery.features, camids)
+        self._fitted = wanted, gallery.features, method
+        return method
 
     def same_person(
         self,
@@ -331,26 +308,6 @@ class SpectralReID:
             raise InputError("There is no gallery yet: call index(images) or open(folder) first.")
         return self.gallery
 
-    def _calibration_beside(self, weights: Path) -> Calibration | None:
-        """Take what lies beside the weights; of other weights it is passed over, and said so."""
-        # after more training the old one is still there: the new weights must open all the same
-        beside = (weights if weights.is_dir() else weights.parent) / "calibration.json"
-        if not beside.is_file():
-            return None
-        try:
-            return self._checked(Calibration.open(beside))
-        except InputError as error:
-            logger.warning("%s is not used: %s", beside, error)
-            return None
-
-    def _checked(self, calibration: Calibration) -> Calibration:
-        if calibration.model not in ("", self.fingerprint):
-            raise InputError(
-                f"The calibration was made with the weights {calibration.model}, these are "
-                f"{self.fingerprint}: calibrate anew."
-            )
-        return calibration
-
     def _tensor(self, item: Any, channels: str | None) -> torch.Tensor:  # noqa: ANN401
         s = self.settings
         return to_tensor(item, s.height, s.width, s.mean, s.std, channels or self.channels)
@@ -358,42 +315,29 @@ class SpectralReID:
     def _batch(self, items: Sequence[Any], channels: str | None) -> NDArray[np.float32]:
         return self._forward(torch.stack([self._tensor(item, channels) for item in items]))
 
-    def _readable(
-        self, items: Sequence[Any], rows: Sequence[int]
-    ) -> tuple[dict[int, torch.Tensor], dict[str, str]]:
-        """Read what can be read; a file that cannot is passed over, anything else is an error."""
-        read, bad = {}, {}
-        for row in rows:
-            try:
-                read[row] = self._tensor(items[row], None)
-            except InputError as error:
-                if not _is_path(items[row]):
-                    raise
-                bad[str(items[row])] = str(error)
-        return read, bad
+    def _extracted(
+        self,
+        items: Sequence[Any],
+        ids: Labels | None,
+        camids: Labels | None,
+        *,
+        first: int = 0,
+        progress: bool = False,
+    ) -> Gallery:
+        return extract_gallery(
+            items,
+            ids,
+            camids,
+            read=lambda item: self._tensor(item, None),
+            forward=self._forward,
+            batch_size=self.batch_size,
+            first=first,
+            progress=progress,
+            model=self.fingerprint,
+            metric=self.settings.metric,
+        )
 
     @torch.no_grad()
     def _forward(self, images: torch.Tensor) -> NDArray[np.float32]:
         features = self.model(images.to(self.device)).float().cpu()
         return (normalize(features, dim=1) if self.settings.normalize else features).numpy()
-
-
-def _labels(
-    items: Sequence[Any], ids: Labels | None, camids: Labels | None
-) -> dict[str, list[Any]]:
-    """Give what is known of the images, one entry an image."""
-    labels: dict[str, list[Any]] = {}
-    for name, values in (("ids", ids), ("camids", camids)):
-        if values is not None:
-            if len(values) != len(items):
-                raise InputError(f"{name}: {len(values)} for {len(items)} images.")
-            labels[name] = np.asarray(values).tolist()
-    return labels
-
-
-def _is_path(item: Any) -> bool:  # noqa: ANN401
-    return isinstance(item, (str, os.PathLike))
-
-
-def _name(item: Any, number: int) -> str:  # noqa: ANN401
-    return str(item) if _is_path(item) else f"image {number}"

@@ -71,8 +71,7 @@ def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  #
     model = ts.build_model(
         settings.model_name, 1, loss="softmax", pretrained=False, **settings.options
     )
-    content = _compat.load_checkpoint(path)
-    _load(model, content.get("state_dict", content), path)
+    _load(model, _compat.load_weights(path), path)
     return model.eval(), settings
 
 
@@ -191,7 +190,6 @@ def _find_config(content: Any) -> Any:  # noqa: ANN401 (whatever was saved)
 def _load(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Load all weights; the classifier, which no test uses, may be of any number of identities."""
     own = model.state_dict()
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
     if not weights.keys() & own.keys():
         weights = {name.removeprefix("model."): value for name, value in weights.items()}
     fitting = {

@@ -90,7 +90,7 @@ class Walk:
 
     Args:
         graph: ``(N, N)`` symmetric weights.
-        normalization: ``row`` (:math:`D^{-1} W`) or ``symmetric`` (:math:`D^{-1/2} W D^{-1/2}`).
+        normalization: ``rows`` (:math:`D^{-1} W`) or ``symmetric`` (:math:`D^{-1/2} W D^{-1/2}`).
         steps: Steps, or ``inf`` for the limit.
         restart: :math:`r`.
     """
@@ -102,7 +102,7 @@ class Walk:
         self.transition = self._normalized(graph, self.degrees)
 
     def _normalized(self, rows: Csr, degrees: NDArray[Any]) -> Csr:
-        if self.normalization == "row":
+        if self.normalization == "rows":
             return (diagonal(1 / row_sums(rows)) @ rows).tocsr()
         return (diagonal(row_sums(rows) ** -0.5) @ rows @ diagonal(degrees**-0.5)).tocsr()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional import top_k
+from torchreid_spectral.functional._precision import full_precision
 from torchreid_spectral.functional.distance import PREPARED_METRICS, prepared_rows
 from torchreid_spectral.rerank.base import Reranker
 from torchreid_spectral.search import Search
@@ -65,7 +66,9 @@ class HeadReranker(Reranker):
             yield rows, block.scatter_(1, *self._head(units, *top_k(block, self.k)))
 
     def _head(self, query: Tensor, near: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
-        order, new = top_k(self._new_distances(query, near, distances), near.shape[1])
+        with full_precision(query):
+            new = self._new_distances(query, near, distances)
+        order, new = top_k(new, near.shape[1])
         return near.gather(1, order), (new - new[:, -1:]) + distances[:, -1:]  # the k-th exactly
 
     def _chunk_memory(self, rows: int, count: int, width: int) -> int:

@@ -43,6 +43,7 @@ from torch import Tensor
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import PREPARED_METRICS, prepared_rows
 from torchreid_spectral.functional.ranking import rank_prepared
+from torchreid_spectral.functional.transition import NORMALIZATIONS
 from torchreid_spectral.rerank._graph import EdgeRule, Walk
 from torchreid_spectral.rerank._joint import JointReranker
 from torchreid_spectral.rerank._sparse import Csr, adjacency, diagonal, row_sums
@@ -53,7 +54,6 @@ __all__ = ["GraphWalk"]
 WALKED = ("distributions", "features", "scores")
 GRAPHS = ("mutual", "knn")
 WEIGHTS = ("cosine", "jaccard")
-NORMALIZATIONS = ("row", "symmetric")
 ROWS_AT_ONCE = 32768  # of a sparse product
 
 
@@ -77,7 +77,7 @@ class GraphWalk(JointReranker):
         walked: ``distributions``, ``features`` or ``scores``.
         lambda_value: Share of the original cosine distance, in [0, 1].
         graph: ``mutual`` keeps the edges that go both ways, ``knn`` those that go either way.
-        normalization: ``row``, or ``symmetric``: :math:`D^{-1/2} W D^{-1/2}`.
+        normalization: ``rows``, or ``symmetric``: :math:`D^{-1/2} W D^{-1/2}`.
         weights: ``cosine``, or ``jaccard``: the share of common neighbours of two images.
         cross_camera: Factor on the weights of edges between cameras; other than 1 needs camids.
         search: See :class:`~torchreid_spectral.rerank.Reranker`.
@@ -100,7 +100,7 @@ class GraphWalk(JointReranker):
         walked: str = "distributions",
         lambda_value: float = 0.2,
         graph: str = "mutual",
-        normalization: str = "row",
+        normalization: str = "rows",
         weights: str = "cosine",
         cross_camera: float = 1.0,
         search: str | Search = "exact",
@@ -108,6 +108,8 @@ class GraphWalk(JointReranker):
         progress: bool = True,
     ) -> None:
         super().__init__(search=search, chunk_size=chunk_size, progress=progress)
+        if normalization == "row":  # as earlier galleries and configs spell it
+            normalization = "rows"
         for kind, name, known in (
             ("walked", walked, WALKED),
             ("graph", graph, GRAPHS),

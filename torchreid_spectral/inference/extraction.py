@@ -1,0 +1,142 @@
+"""Images in, a gallery out: what indexing and adding share."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.inference.calibration import Labels
+from torchreid_spectral.inference.gallery import Gallery
+from torchreid_spectral.inference.images import batches
+
+__all__ = ["extract_gallery", "is_path", "labels_of"]
+
+logger = logging.getLogger(__name__)
+
+Read = Callable[[Any], torch.Tensor]
+Forward = Callable[[torch.Tensor], NDArray[np.float32]]
+
+
+def extract_gallery(
+    items: Sequence[Any],
+    ids: Labels | None,
+    camids: Labels | None,
+    *,
+    read: Read,
+    forward: Forward,
+    batch_size: int,
+    first: int = 0,
+    progress: bool = False,
+    model: str,
+    metric: str,
+) -> Gallery:
+    """Extract the features of images; files that cannot be read are passed over and listed.
+
+    Args:
+        items: N images or their paths.
+        ids: ``(N,)`` identity of each image, if known.
+        camids: ``(N,)`` camera of each image, if known.
+        read: Gives the tensor ``(3, H, W)`` of an image; an InputError means it cannot be read.
+        forward: Gives features ``(B, D)`` of images ``(B, 3, H, W)``.
+        batch_size: B.
+        first: Images without a path are named by numbers from here.
+        progress: Show a bar on a terminal.
+        model: See :class:`~torchreid_spectral.inference.gallery.Gallery`.
+        metric: See there.
+
+    Returns:
+        The gallery of what could be read.
+
+    Raises:
+        InputError: If no image is left, something that is not a file cannot be read, or labels do
+            not fit.
+    """
+    labels = labels_of(items, ids, camids)
+    features, kept = [], []
+    skipped: dict[str, str] = {}
+    with tqdm(total=len(items), desc="index", disable=None if progress else True) as bar:
+        for part in batches(range(len(items)), batch_size):
+            found, bad = _readable(items, part, read)
+            skipped |= bad
+            if found:
+                features.append(forward(torch.stack(list(found.values()))))
+                kept += list(found)
+            bar.update(len(part))
+    if not kept:
+        raise InputError(
+            f"None of the {len(items)} images could be read: {next(iter(skipped.values()))}."
+        )
+    if skipped:
+        logger.warning("%d of %d images could not be read", len(skipped), len(items))
+    return Gallery(
+        np.concatenate(features),
+        [_name(items[row], first + row) for row in kept],
+        **{name: [values[row] for row in kept] for name, values in labels.items()},
+        model=model,
+        metric=metric,
+        skipped=skipped,
+    )
+
+
+def labels_of(
+    items: Sequence[Any], ids: Labels | None, camids: Labels | None
+) -> dict[str, list[Any]]:
+    """Give what is known of the images, one entry an image.
+
+    Args:
+        items: N images.
+        ids: ``(N,)`` identities, if known.
+        camids: ``(N,)`` cameras, if known.
+
+    Returns:
+        ``ids`` and ``camids``, those of them that are known.
+
+    Raises:
+        InputError: If there are not N of them.
+    """
+    labels: dict[str, list[Any]] = {}
+    for name, values in (("ids", ids), ("camids", camids)):
+        if values is not None:
+            if len(values) != len(items):
+                raise InputError(f"{name}: {len(values)} for {len(items)} images.")
+            labels[name] = np.asarray(values).tolist()
+    return labels
+
+
+def is_path(item: Any) -> bool:  # noqa: ANN401
+    """Tell the path of an image from an image.
+
+    Args:
+        item: Either.
+
+    Returns:
+        Whether it is a path.
+    """
+    return isinstance(item, (str, os.PathLike))
+
+
+def _readable(
+    items: Sequence[Any], rows: Sequence[int], read: Read
+) -> tuple[dict[int, torch.Tensor], dict[str, str]]:
+    """Read what can be read; a file that cannot is passed over, anything else is an error."""
+    found, bad = {}, {}
+    for row in rows:
+        try:
+            found[row] = read(items[row])
+        except InputError as error:
+            if not is_path(items[row]):
+                raise
+            bad[str(items[row])] = str(error)
+    return found, bad
+
+
+def _name(item: Any, number: int) -> str:  # noqa: ANN401
+    return str(item) if is_path(item) else f"image {number}"
