@@ -167,7 +167,7 @@ def build(args: argparse.Namespace) -> Any:
         model = ts.build_model(cfg.model.name, data.num_train_pids, cfg.loss.name, False)
         if args.one == "stride1":
             set_last_stride(model, 1)
-        model = torch.nn.DataParallel(model).cuda() if cfg.use_gpu else model
+        model = torch.nn.DataParallel(model, device_ids=[0]).cuda() if cfg.use_gpu else model
         optimizer = builders.build_optimizer(cfg, model)
         if args.one == "stock":
             kind = torchreid.engine.ImageSoftmaxEngine

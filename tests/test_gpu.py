@@ -5,7 +5,7 @@ import torch
 
 import torchreid_spectral as ts
 from torchreid_spectral.functional import random_walk, rank_top_k, transition_matrix
-from torchreid_spectral.rerank import RERANKERS, build_reranker
+from torchreid_spectral.rerank import RERANKERS, build_reranker, load_reranker
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,5 +43,26 @@ def test_top_k():
 def test_model_step(torchreid):
     model = ts.build_model("spectral_osnet_x0_25", 5, loss="spectral", pretrained=False).cuda()
     (plain, walked), _ = model(torch.rand(8, 3, 64, 32, device="cuda"))
-    (plain.sum() + walked.sum()).backward()
+    (plain.cosine.sum() + walked.cosine.sum()).backward()
     assert all(p.grad is not None for p in model.classifier.parameters())
+
+
+def test_a_saved_gallery_on_a_gpu_grows(tmp_path):
+    gallery, cameras = torch.randn(40, 16), torch.arange(40) % 3
+    reranker = build_reranker("graph_walk", k=5, cross_camera=2.0)
+    reranker.fit(gallery, cameras).save(tmp_path / "gallery.safetensors")
+    loaded = load_reranker(tmp_path / "gallery.safetensors", device="cuda")
+    loaded.add(gallery[:5], cameras[:5].numpy())
+    found, _ = loaded.rank(gallery[:3].cuda(), 5, camids=cameras[:3])
+    assert found.is_cuda and len(loaded.gallery) == 45
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "hacnn"])
+def test_a_model_on_a_gpu_is_exported_and_stays(torchreid, tmp_path, name):
+    from torchreid_spectral.inference import Settings
+    from torchreid_spectral.inference.export import export
+
+    model = ts.build_model(f"spectral_{name}", 5, pretrained=False, use_gpu=True).eval().cuda()
+    settings = Settings(model_name=f"spectral_{name}", height=160, width=64)
+    export(model, settings, tmp_path / "model.pt", form="torchscript")
+    assert next(model.parameters()).is_cuda

@@ -227,7 +227,7 @@ def assemble(cfg: Any) -> Any:
         require_file("model.load_weights", cfg.model.load_weights)
         load_weights(model, cfg.model.load_weights)
     if cfg.use_gpu:
-        model = to_gpu(model)
+        model = to_gpu(model, one=cfg.train.amp == "bf16" or bool(cfg.train.compile))
     optimizer = build.build_optimizer(cfg, model)
     scheduler = build.build_scheduler(cfg, optimizer)
     if cfg.model.resume and cfg.model.resume != "auto" and not is_own(cfg.model.resume):
@@ -276,7 +276,7 @@ def build_network(cfg: Any, num_classes: int) -> Any:
             num_classes,
             loss=cfg.loss.name,
             pretrained=cfg.model.pretrained,
-            use_gpu=cfg.use_gpu,
+            use_gpu=False,  # it is run on the CPU before to_gpu
         )
     except OSError as error:
         raise InputError(
@@ -288,20 +288,28 @@ def build_network(cfg: Any, num_classes: int) -> Any:
         raise InputError(str(error)) from error
 
 
-def to_gpu(model: Any) -> Any:
-    """Wrap as torchreid does; a spectral model stays on one GPU, so that its graph is whole."""
+def to_gpu(model: Any, *, one: bool) -> Any:
+    """Wrap as torchreid does.
+
+    A spectral model stays on one GPU, so that its graph is whole; so does, for ``one``, what
+    DataParallel's threads would compute in fp16 or on the first GPU alone.
+    """
     import torch
 
+    from torchreid_spectral import _compat
     from torchreid_spectral.engine import distributed
     from torchreid_spectral.models import SpectralNet
 
+    _compat.place_constants(model, use_gpu=True)
     if distributed.world_size() > 1:
         return model.cuda()
     count = torch.cuda.device_count()
     devices = list(range(count))
-    if isinstance(model, SpectralNet) and count > 1:
+    spectral = isinstance(model, SpectralNet)
+    if (spectral or one) and count > 1:
+        why = "The graph spans the whole batch" if spectral else "train.amp bf16 or train.compile"
         print(
-            f"The graph spans the whole batch: using 1 of {count} GPUs. For all of them: torchrun "
+            f"{why}: using 1 of {count} GPUs. For all of them: torchrun "
             f"--nproc_per_node={count} tools/main.py ..."
         )
         devices = [0]

@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> Path | None:
     ts.register()
     cfg.test.evaluate, cfg.report.html, cfg.report.baseline = True, True, args.baseline
     cfg.model.pretrained, cfg.model.resume, cfg.use_gpu = False, "", False
+    cfg.train.amp = "off"  # half precision is slow on a CPU
     cfg.model.load_weights = str(args.weights or latest_weights(args.folder))
     cfg.data.root = args.root or cfg.data.root
     cfg.data.save_dir = str(args.folder)

@@ -37,6 +37,7 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "model_factory",
+    "place_constants",
     "prepare",
     "replace_everywhere",
     "resume_from_checkpoint",
@@ -140,6 +141,17 @@ def submodule(name: str) -> ModuleType:
         The module.
     """
     return importlib.import_module(f"{load().__name__}.{name}")
+
+
+def place_constants(network: torch.nn.Module, *, use_gpu: bool) -> None:
+    """Tell a model on which device to make its constants: HACNN's goes by an attribute.
+
+    Args:
+        network: Any model of torchreid or of this package; others are left alone.
+        use_gpu: Whether its weights are on a GPU.
+    """
+    if hasattr(network, "use_gpu"):
+        vars(network)["use_gpu"] = use_gpu
 
 
 def replace_everywhere(original: object, replacement: object) -> int:

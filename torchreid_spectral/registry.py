@@ -127,8 +127,10 @@ def build_model(
     merged = _active_model_options | options
     _check_options(merged)
     # The backbone gives its features in training only under the triplet contract.
-    backbone = factory[backbone_name](loss="triplet", **arguments)
-    return make_spectral(backbone, contract=loss, **merged)
+    backbone = factory[backbone_name](loss="triplet", **arguments | {"use_gpu": False})
+    model: nn.Module = make_spectral(backbone, contract=loss, **merged)  # runs it on the CPU
+    _compat.place_constants(model, use_gpu=use_gpu)
+    return model
 
 
 def list_models() -> list[str]:

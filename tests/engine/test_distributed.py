@@ -309,3 +309,17 @@ def test_a_problem_of_the_first_process_is_raised_in_all():
     with pytest.raises(InputError, match="no such file"):
         distributed.first_result(missing)
     assert distributed.first_result(lambda: 3) == 3
+
+
+def test_after_an_error_no_process_waits_for_the_others(monkeypatch):
+    """NCCL takes a group down together: of one process alone it would hang."""
+    ended = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *args, **options: None)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: ended.append(True))
+    with pytest.raises(KeyError), distributed.process_group(use_gpu=False):
+        raise KeyError
+    assert ended == []
+    with distributed.process_group(use_gpu=False):
+        pass
+    assert ended == [True]

@@ -13,7 +13,7 @@ import torchreid_spectral as ts
 from torchreid_spectral.config import build, get_default_config, merge_options
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.progress import Progress
-from torchreid_spectral.errors import RunError
+from torchreid_spectral.errors import InputError, RunError
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -283,3 +283,12 @@ def test_the_same_seed_writes_the_same_log(torchreid, tiny_options, tmp_path):
     assert logs[0].count("epoch: [") >= 4 and "loss" in logs[0]
     assert "oneDNN" in logs[0]  # what the backends may do
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("options", [["train.amp", "bf16"], ["train.compile", "eager"]])
+def test_data_parallel_would_compute_otherwise(build_engine, options):
+    """Its threads fall back to fp16, and run what was compiled for the first GPU."""
+    engine = build_engine(*options)
+    engine.model.device_ids = [0, 1]
+    with pytest.raises(InputError, match=f"{' '.join(options[:1])}.*DataParallel on 2 GPUs"):
+        engine.prepare_step()

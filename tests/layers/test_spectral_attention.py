@@ -408,3 +408,23 @@ def test_gathered_graph_gives_the_own_rows(options: dict) -> None:
     for _ in range(2):
         torch.testing.assert_close(layer(x), whole(_gather(x)[0])[4:8])
     torch.testing.assert_close(layer.walks(x)[0], whole.walks(_gather(x)[0])[0][4:8])
+
+
+def test_no_rows_are_gathered_in_eval() -> None:
+    """Processes test batches of their own, and the first may run a model alone."""
+    x = features(23, 4, 8)
+    layer = SpectralAttention(temperature=0.5).eval()
+    layer.gather = lambda rows: pytest.fail("gathered")
+    torch.testing.assert_close(layer(x), SpectralAttention(temperature=0.5)(x))
+
+
+def test_sync_batch_norm_takes_the_place_of_an_outputs() -> None:
+    layer = SpectralAttention(over="pixels", dim=8, output="norm").double()
+    norm = layer.output[1]
+    for each in (norm.weight, norm.bias, norm.running_mean):
+        torch.nn.init.normal_(each)
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(layer))
+    assert isinstance(synced.output[1], nn.SyncBatchNorm)
+    assert synced.state_dict().keys() == layer.state_dict().keys()
+    maps = features(24, 2, 8, 4, 6)
+    torch.testing.assert_close(synced.eval()(maps), layer.eval()(maps))

@@ -260,3 +260,10 @@ def test_open_layers_and_staged_rates_find_the_classifier(torchreid):
     base, new = optimizer.param_groups
     assert (base["lr"], new["lr"]) == (0.1, 1.0)
     assert len(new["params"]) == len(list(model.classifier.parameters()))
+
+
+def test_a_model_for_a_gpu_is_built_on_the_cpu(torchreid):
+    """HACNN makes constants in its forward, which building runs before the weights are moved."""
+    model = ts.build_model("spectral_hacnn", 5, pretrained=False, use_gpu=True)
+    assert model.use_gpu is True
+    assert ts.build_model("spectral_hacnn", 5, pretrained=False).use_gpu is False

@@ -51,6 +51,10 @@ def started_by_torchrun() -> int:
 def process_group(use_gpu: bool) -> Iterator[None]:
     """Join the processes that torchrun has started; nothing where there is one.
 
+    After an error the group is left as it is: NCCL takes it down together with the other
+    processes, which may be waiting for this one elsewhere. This process ends, and torchrun ends
+    the others.
+
     Args:
         use_gpu: Talk by NCCL, one GPU a process; else by gloo.
 
@@ -76,10 +80,8 @@ def process_group(use_gpu: bool) -> Iterator[None]:
         torch.cuda.set_device(local)
         options["device_id"] = torch.device("cuda", local)
     dist.init_process_group("nccl" if use_gpu else "gloo", **options)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
 
 
 def world_size() -> int:

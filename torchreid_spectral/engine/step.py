@@ -113,8 +113,21 @@ class StepMixin:
             )
         if options.sync_bn and not engine.use_gpu:
             raise InputError("train.sync_bn needs a GPU: PyTorch has no SyncBatchNorm for CPUs.")
+        self._check_precision()
+
+    def _check_precision(self) -> None:
+        """Refuse what would be computed otherwise than asked, or not at all."""
+        engine: Any = self
+        options = self.options
         if options.amp == "fp16" and not engine.use_gpu:
             raise InputError("train.amp fp16 needs a GPU; on a CPU use bf16 or off.")
+        copies = len(getattr(engine.model, "device_ids", ()))
+        for key, forbidden in (("amp bf16", options.amp == "bf16"), ("compile", options.compile)):
+            if copies > 1 and forbidden:  # its threads fall back to fp16, and to the first GPU
+                raise InputError(
+                    f"train.{key} does not go together with DataParallel on {copies} GPUs: start "
+                    "with torchrun, or wrap the model with device_ids=[0]."
+                )
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """Take one training step.

@@ -71,9 +71,10 @@ class TestMixin(LoopMixin):
         kwargs["rerank"] = bool(kwargs.get("rerank")) or self._final_rerank
         if self._training:  # whatever fails in the test, the trained weights are safe
             engine.save_model(engine.epoch, float("nan"), kwargs.get("save_dir", "log"))
-        for network in (unwrapped(engine.model), self.average):
-            if network is not None:  # a process has statistics of its own images
-                distributed.share_buffers(network)
+        self._check_precision()
+        distributed.share_buffers(unwrapped(engine.model))  # of its own images each process has
+        if self.average is not None:  # not the average's counter, which stays on the CPU
+            distributed.share_buffers(self.average.module)
         self._collected: dict[str, dict[str, RankingMetrics]] = {}
         self._seconds: dict[str, float] = {}
         with self._averaged_weights():

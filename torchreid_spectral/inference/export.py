@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchreid_spectral import _compat
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.errors import InputError, UnknownNameError, require_extra
 from torchreid_spectral.inference.weights import Settings
@@ -96,6 +98,9 @@ def export(
         _write_safetensors(model, path, config)
         return path
     pixels = (settings.mean, settings.std) if normalization else (None, None)
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        model = copy.deepcopy(model).cpu()
+        _compat.place_constants(model, use_gpu=False)
     network = FeatureNetwork(model, *pixels, unit=settings.normalize).eval()
     # two images: a batch of one would be taken for a constant
     example = torch.rand(2, 3, settings.height, settings.width)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from torchreid_spectral import _compat
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.inference.answers import Comparison, Hit
@@ -60,8 +61,7 @@ class SpectralReID:
         self.fingerprint = fingerprint(self.model, self.settings)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device)
-        if hasattr(self.model, "use_gpu"):  # HACNN's, which places constants by it
-            vars(self.model)["use_gpu"] = self.device.type == "cuda"
+        _compat.place_constants(self.model, use_gpu=self.device.type == "cuda")
         self.channels, self.batch_size = channels, batch_size
         self.gallery: Gallery | None = None
         self._fitted: tuple[Any, NDArray[np.float32], Reranker] | None = None  # last search's

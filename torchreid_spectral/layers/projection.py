@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OUTPUTS", "PROJECTIONS", "ScalarGate", "ZeroNorm", "build_output", "build_projection"]
+__all__ = [
+    "OUTPUTS",
+    "PROJECTIONS",
+    "ScalarGate",
+    "ZeroNormed",
+    "build_output",
+    "build_projection",
+]
 
 PROJECTIONS = ("identity", "linear")
 """What may stand before the walk; ``linear`` acts on channels, as a 1x1 convolution of a map."""
@@ -62,30 +69,35 @@ def build_output(kind: str, dim: int | None, inner_dim: int | None) -> nn.Module
     if dim is None or inner_dim is None:
         raise ValueError(f"dim must be given for output={kind!r}, got None.")
     linear = nn.Linear(inner_dim, dim, bias=False)
-    return linear if kind == "linear" else nn.Sequential(linear, ZeroNorm(dim))
+    return linear if kind == "linear" else ZeroNormed(linear, nn.BatchNorm1d(dim))
 
 
-class ZeroNorm(nn.BatchNorm1d):
-    """BatchNorm over the last axis whose weight starts at zero, so that it puts out zeros.
+class ZeroNormed(nn.Sequential):
+    """A linear map and a BatchNorm whose weight starts at zero, so that it puts out zeros.
+
+    The BatchNorm is one of PyTorch's, which ``SyncBatchNorm`` can take the place of.
 
     Args:
-        dim: Channels.
+        linear: To the channels of the norm.
+        norm: Over each channel.
     """
 
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim)
-        nn.init.zeros_(self.weight)
+    def __init__(self, linear: nn.Linear, norm: nn.BatchNorm1d) -> None:
+        super().__init__(linear, norm)
+        nn.init.zeros_(norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each channel over all other axes.
+        """Map, then normalise each channel over all other axes.
 
         Args:
             x: Channels last.
 
         Returns:
-            The same shape.
+            The same shape but for the channels.
         """
-        return super().forward(x.flatten(0, -2)).view(x.shape)
+        linear, norm = self
+        mapped: Tensor = linear(x)
+        return norm(mapped.flatten(0, -2)).view(mapped.shape)  # type: ignore[no-any-return]
 
 
 class ScalarGate(nn.Module):

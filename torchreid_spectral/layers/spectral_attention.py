@@ -223,7 +223,7 @@ class SpectralAttention(nn.Module):
         own = slice(None)
         if self.memory is not None and x.dim() != 2:
             raise ValueError(f"a memory takes vectors (B, D), got shape {tuple(x.shape)}.")
-        if self.gather is not None and self.over == "samples":
+        if self.gather is not None and self.over == "samples" and self.training:
             x, own = self.gather(x)
         remembers = self.memory is not None and self.training
         kept = self.memory.read().to(x.dtype) if remembers else None  # type: ignore[union-attr]

@@ -43,7 +43,7 @@ def as_cameras(name: str, values: Array | None, count: int) -> Tensor | None:
             f"{name} must have shape ({count},), one a row of the features, got "
             f"{tuple(cameras.shape)}."
         )
-    return cameras
+    return cameras.cpu()  # where graphs are built
 
 
 def like(example: Array, result: Tensor) -> Array:

@@ -237,7 +237,8 @@ class Reranker(ABC):
         Args:
             tensors: As saved.
         """
-        self._gallery, self._camids = tensors["gallery"], tensors.get("camids")
+        self._gallery = tensors["gallery"]
+        self._camids = tensors["camids"].cpu() if "camids" in tensors else None
         self._search.fit(self._gallery)
         self._restore(tensors)
 

@@ -55,6 +55,7 @@ WALKED = ("distributions", "features", "scores")
 GRAPHS = ("mutual", "knn")
 WEIGHTS = ("cosine", "jaccard")
 ROWS_AT_ONCE = 32768  # of a sparse product
+HOST = torch.device("cpu")  # where the sparse graph is, whatever device the features are on
 
 
 class GraphWalk(JointReranker):
@@ -145,7 +146,7 @@ class GraphWalk(JointReranker):
                 new = (averaging @ walk.last(start))[count:].T
                 yield rows, self._mixed(query[rows], torch.from_numpy(new).to(query))
             return
-        self._check_memory("rank", self._reached_memory(graph), query.device)
+        self._check_memory("rank", self._reached_memory(graph), HOST)
         state = walk.last(self._start(count + len(self.gallery), query))
         yield from self._compared(query, averaging[:count] @ state, averaging[count:], state)
 
@@ -180,7 +181,7 @@ class GraphWalk(JointReranker):
             walk = Walk(graph, self.normalization, self.steps, self.restart)
             states = []
             if self.walked != "scores":
-                self._check_memory("rank", self._reached_memory(graph), self.gallery.device)
+                self._check_memory("rank", self._reached_memory(graph), HOST)
                 states = walk.states(self._start(len(self.gallery), extra=1))
             self._cache = walk, self._averaging(indices), states
         return self._cache
@@ -243,7 +244,7 @@ class GraphWalk(JointReranker):
                 f"cross_camera={self.cross_camera} needs cameras: fit(gallery, camids) and "
                 "rank(query, camids=...)."
             )
-        gallery = self._camids.cpu().numpy()
+        gallery = self._camids.numpy()
         return gallery if camids is None else np.concatenate([camids.cpu().numpy(), gallery])
 
     def _camera_pair(self, camids: Tensor | None, count: int) -> tuple[Any, Any]:

@@ -89,7 +89,10 @@ class _FaissSearch(Search):
             )
 
     def _extend(self, more: Tensor) -> None:
-        self._index.add(_array(more))
+        if self.gpus > 1:  # FAISS takes rows only once where GPUs share them
+            self._build()
+        else:
+            self._index.add(_array(more))
 
     def _nearest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k = min(k, len(self.features))
