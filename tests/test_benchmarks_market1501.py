@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from torchreid_spectral.config import get_default_config, merge_file, merge_options
 from torchreid_spectral.config.check import check_config
-from torchreid_spectral.config.defaults import get_default_config, merge_file, merge_options
 
 ROOT = Path(__file__).parents[1]
 

@@ -34,9 +34,9 @@ KEYS = re.findall(r"^\| `((?:spectral|loss|train|sampler)\.[a-z_.]+)`", OPTIONS,
 @pytest.mark.parametrize("key", KEYS)
 def test_config_keys_exist(key):
     from torchreid_spectral.config import get_default_config
-    from torchreid_spectral.config.defaults import _leaves
+    from torchreid_spectral.config.merging import leaves
 
-    assert key in dict(_leaves(get_default_config()))
+    assert key in dict(leaves(get_default_config()))
 
 
 def test_links_lead_somewhere():

@@ -130,12 +130,12 @@ def collect(args: argparse.Namespace) -> list[Variant]:
 def effective(variant: Variant, seed: int, shared: Sequence[str]) -> dict[str, Any]:
     """Merge what the run's config will be: key to value."""
     from torchreid_spectral.config import get_default_config, merge_file, merge_options
-    from torchreid_spectral.config.defaults import _leaves
+    from torchreid_spectral.config.merging import leaves
 
     cfg = get_default_config()
     merge_file(cfg, variant.file)
     merge_options(cfg, [*variant.options, *shared, "train.seed", str(seed)])
-    return dict(_leaves(cfg))
+    return dict(leaves(cfg))
 
 
 def folder_of(out: Path, variant: Variant, seed: int) -> Path:
@@ -144,16 +144,14 @@ def folder_of(out: Path, variant: Variant, seed: int) -> Path:
 
 
 def finished(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Say whether the run is there, whole and of this config."""
-    from torchreid_spectral.config.defaults import _leaves, merged_config
+    """Say whether the run is there, whole and of this config; also a begun one must be of it."""
+    from torchreid_spectral.config.merging import leaves, merged_config
 
-    try:
-        saved = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        # a key that came later had its default, one that moved keeps its value
-        had = dict(_leaves(merged_config(saved["config"])))
-        epochs = saved["epochs"]
-    except (OSError, ValueError, KeyError):
+    saved = record_of(folder)
+    if not saved.get("config"):
         return False
+    # a key that came later had its default, one that moved keeps its value
+    had = dict(leaves(merged_config(saved["config"])))
     differing = sorted(key for key, value in config.items()
                        if key not in FREE_KEYS and had[key] != value)  # fmt: skip
     if differing:
@@ -162,8 +160,24 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
             f"{folder} holds a run of another config: {key} was {had[key]!r}, now "
             f"{config[key]!r} ({len(differing)} keys differ). Remove it or choose another --out."
         )
+    epochs = saved.get("epochs", -1)  # none was tested
     ended = epochs >= config["train.max_epoch"] or saved.get("stopped_early")
-    return bool(config["test.evaluate"] or ended)
+    return epochs >= 0 and bool(config["test.evaluate"] or ended)
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """Read what a run says of itself: its metrics, or before any test its checkpoint."""
+    from torchreid_spectral.engine.checkpoints import FOLDER, CheckpointFolder
+
+    try:
+        found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return found
+    except (OSError, ValueError):
+        try:
+            checkpoint = CheckpointFolder(folder / FOLDER).latest()
+        except InputError:  # the run itself says what is wrong with it
+            return {}
+        return {} if checkpoint is None else {"config": checkpoint.state.get("config")}
 
 
 def launch_one(out: Path, job: tuple[Variant, int], shared: Sequence[str], first: Variant) -> bool:

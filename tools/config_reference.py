@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from torchreid_spectral.config import defaults
+from torchreid_spectral.config.merging import leaves
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
 HEAD = """# Config reference
@@ -92,11 +93,6 @@ def keys(node: ast.Dict, prefix: str = "") -> Iterator[tuple[str, int]]:
             yield f"{prefix}{name.value}", name.lineno
             if isinstance(value, ast.Dict):
                 yield from keys(value, f"{prefix}{name.value}.")
-
-
-def leaves(node: Any) -> Iterator[tuple[str, Any]]:
-    """Give key and value."""
-    yield from defaults._leaves(node)
 
 
 def shown(value: Any) -> str:

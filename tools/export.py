@@ -77,7 +77,11 @@ def metrics_of(weights: Path) -> Any:
     for folder in list(weights.resolve().parents)[:2]:
         path = folder / "metrics.json"
         if path.is_file():
-            if latest_weights(folder).resolve() != weights.resolve():
+            try:
+                tested = latest_weights(folder)
+            except InputError:  # the run's checkpoints are elsewhere
+                return {}
+            if tested.resolve() != weights.resolve():
                 return {}
             return json.loads(path.read_text(encoding="utf-8")).get("metrics", {})
     return {}

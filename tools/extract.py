@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,8 +63,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_reid(args: argparse.Namespace, **more: Any) -> Any:
-    """Open the weights."""
+    """Open the weights; from here on messages go to standard error, answers to standard output."""
     from torchreid_spectral.inference import SpectralReID
+
+    package = logging.getLogger("torchreid_spectral")
+    if not package.handlers and not logging.getLogger().handlers:
+        package.addHandler(logging.StreamHandler())
+        package.setLevel(logging.INFO)
 
     names = ("model_name", "height", "width")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}

@@ -82,18 +82,21 @@ def run(args: argparse.Namespace) -> Any:
         The test's metrics, or None if no test was run.
     """
     cfg = effective_config(args)
-    # Imported late: a wrong key is reported in half a second.
     import torch
 
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
     from torchreid_spectral.config import build, report
+    from torchreid_spectral.config.assemble import assemble, set_backends
     from torchreid_spectral.config.check import check_config
+    from torchreid_spectral.config.resume import resume_own
     from torchreid_spectral.data.catalog import check_available
     from torchreid_spectral.engine import distributed
+    from torchreid_spectral.engine.results import commit_of
 
     warnings.filterwarnings("ignore", message="Cython evaluation", category=UserWarning)
     ts.register()
+    cfg.data.save_dir = os.path.expanduser(cfg.data.save_dir)
     cfg.use_gpu = cfg.use_gpu and torch.cuda.is_available()
     check_config(cfg)
     check_available(cfg.data.root, {*cfg.data.sources, *cfg.data.targets}, cfg.data.type)
@@ -107,7 +110,7 @@ def run(args: argparse.Namespace) -> Any:
             print(f"Show configuration\n{cfg}\n")
             set_backends(cfg)
             try:
-                engine = assemble(cfg)
+                engine = assemble(cfg, commit=commit_of(__file__))
             except (AssertionError, ValueError) as error:  # torchreid's checks of its options
                 raise InputError(str(error) or "torchreid refused the config") from error
             if rank:  # models begin alike, augmentation and dropout differ
@@ -119,79 +122,6 @@ def run(args: argparse.Namespace) -> Any:
             if result is not None:
                 print(table(result))
     return result
-
-
-def set_backends(cfg: Any) -> None:
-    """Choose what PyTorch's backends may do, and say so."""
-    import torch
-
-    if cfg.train.deterministic:
-        # CUDA's own libraries need this too; what still differs on a GPU raises an error.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    if not cfg.use_gpu:
-        print(
-            f"CPU, {torch.get_num_threads()} threads, oneDNN {torch.backends.mkldnn.enabled}, "
-            f"deterministic {cfg.train.deterministic}"
-        )
-    else:
-        torch.backends.cudnn.benchmark = not cfg.train.deterministic
-        torch.backends.cudnn.deterministic = cfg.train.deterministic
-        print(
-            f"cuDNN benchmark {torch.backends.cudnn.benchmark}, deterministic "
-            f"{cfg.train.deterministic}, TF32 matmul {torch.backends.cuda.matmul.allow_tf32}, "
-            f"TF32 convolutions {torch.backends.cudnn.allow_tf32}"
-        )
-
-
-def resume_own(cfg: Any, engine: Any) -> None:
-    """Go on from this program's checkpoints: the last one, or a named one.
-
-    The first process reads it for all of them: on other machines its folder may not be there.
-    """
-    from torchreid_spectral.engine import distributed
-
-    given = cfg.model.resume
-    if given != "auto" and not is_own(given):
-        return
-    checkpoint = distributed.first_result(lambda: read_own(cfg))
-    if checkpoint is None:
-        print(f"No checkpoint in {cfg.data.save_dir}: starting afresh.")
-        return
-    changed = changes(checkpoint.state.get("config", {}), to_dict(cfg))
-    if changed:
-        print(f"The config has changed since the checkpoint: {', '.join(changed)}")
-    engine.resume(checkpoint)
-    steps = checkpoint.state["loader"][0]["position"]
-    print(f"Resumed in epoch {engine.progress.epoch + 1} after {steps} of its steps.")
-
-
-def read_own(cfg: Any) -> Any:
-    """Load the checkpoint that ``model.resume`` asks for; None where there is none yet."""
-    from torchreid_spectral.engine.checkpoints import FOLDER, CheckpointFolder
-
-    if cfg.model.resume == "auto":
-        return CheckpointFolder(Path(cfg.data.save_dir) / FOLDER).latest()
-    path = Path(cfg.model.resume).expanduser()
-    require_file("model.resume", str(path))
-    return CheckpointFolder(path.parent).load(path.name.split(".")[0])
-
-
-def is_own(path: str) -> bool:
-    """Tell this program's checkpoints from torchreid's by their names."""
-    return path.endswith((".safetensors", ".state.pt"))
-
-
-def changes(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """List what differs between two configs; where a run lies and goes on from may."""
-    found = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += changes(old, new, f"{prefix}{name}.")
-        elif old != new and f"{prefix}{name}" not in ("model.resume", "data.save_dir"):
-            found.append(f"{prefix}{name} {old} -> {new}")
-    return found
 
 
 def effective_config(args: argparse.Namespace) -> Any:
@@ -208,137 +138,6 @@ def effective_config(args: argparse.Namespace) -> Any:
             setattr(cfg.data, name, getattr(args, name))
     merge_options(cfg, args.opts)
     return cfg
-
-
-def assemble(cfg: Any) -> Any:
-    """Build data, model, optimiser, schedule and engine, drawing random numbers as torchreid."""
-    from torchreid_spectral import _compat
-    from torchreid_spectral.config import build
-    from torchreid_spectral.engine.results import commit_of
-
-    torchreid = _compat.load()
-    datamanager = load_data(cfg)
-    print(f"Building model: {cfg.model.name}")
-    model = build_network(cfg, datamanager.num_train_pids)
-    size = (1, 3, cfg.data.height, cfg.data.width)
-    num_params, flops = torchreid.utils.compute_model_complexity(model, size)
-    print(f"Model complexity: params={num_params:,} flops={flops:,}")
-    if cfg.model.load_weights:
-        require_file("model.load_weights", cfg.model.load_weights)
-        load_weights(model, cfg.model.load_weights)
-    if cfg.use_gpu:
-        model = to_gpu(model, one=cfg.train.amp == "bf16" or bool(cfg.train.compile))
-    optimizer = build.build_optimizer(cfg, model)
-    scheduler = build.build_scheduler(cfg, optimizer)
-    if cfg.model.resume and cfg.model.resume != "auto" and not is_own(cfg.model.resume):
-        require_file("model.resume", cfg.model.resume)
-        cfg.train.start_epoch = _compat.resume_from_checkpoint(
-            cfg.model.resume, model, optimizer, scheduler
-        )
-    print(f"Building {cfg.loss.name}-engine for {cfg.data.type}-reid")
-    record = {"config": to_dict(cfg), "seed": cfg.train.seed, "commit": commit_of(__file__)}
-    return build.build_engine(cfg, datamanager, model, optimizer, scheduler, record=record)
-
-
-def load_data(cfg: Any) -> Any:
-    """Build the data manager; what torchreid misses in a dataset becomes one clear message."""
-    from torchreid_spectral.config import build
-    from torchreid_spectral.data.catalog import missing_message
-
-    try:
-        return build.build_datamanager(cfg)
-    except (RuntimeError, OSError, IndexError) as error:
-        if isinstance(error, RuntimeError) and "is not found" not in str(error):
-            raise
-        names = [*cfg.data.sources, *cfg.data.targets]
-        folders = {name: folder_of(name, cfg.data.type) for name in names}
-        guilty = [name for name, folder in folders.items() if f"/{folder}" in str(error)]
-        name = (guilty or names)[0]
-        raise InputError(
-            missing_message(name, cfg.data.root, folders[name], f"torchreid: {error}")
-        ) from error
-
-
-def folder_of(name: str, kind: str) -> str:
-    """Give the folder that torchreid reads a dataset from."""
-    from torchreid_spectral import _compat
-
-    return str(getattr(_compat.dataset_tables()[kind][name], "dataset_dir", None) or name)
-
-
-def build_network(cfg: Any, num_classes: int) -> Any:
-    """Build the model; a failed download of its first weights becomes a clear message."""
-    import torchreid_spectral as ts
-
-    try:
-        return ts.build_model(
-            cfg.model.name,
-            num_classes,
-            loss=cfg.loss.name,
-            pretrained=cfg.model.pretrained,
-            use_gpu=False,  # it is run on the CPU before to_gpu
-        )
-    except OSError as error:
-        raise InputError(
-            f"The ImageNet weights of {cfg.model.name} could not be downloaded ({error}). Start "
-            "from a file with model.pretrained False model.load_weights FILE, or from random "
-            "weights with model.pretrained False."
-        ) from error
-    except ValueError as error:  # an option of the group spectral is out of range
-        raise InputError(str(error)) from error
-
-
-def to_gpu(model: Any, *, one: bool) -> Any:
-    """Wrap as torchreid does.
-
-    A spectral model stays on one GPU, so that its graph is whole; so does, for ``one``, what
-    DataParallel's threads would compute in fp16 or on the first GPU alone.
-    """
-    import torch
-
-    from torchreid_spectral import _compat
-    from torchreid_spectral.engine import distributed
-    from torchreid_spectral.models import SpectralNet
-
-    _compat.place_constants(model, use_gpu=True)
-    if distributed.world_size() > 1:
-        return model.cuda()
-    count = torch.cuda.device_count()
-    devices = list(range(count))
-    spectral = isinstance(model, SpectralNet)
-    if (spectral or one) and count > 1:
-        why = "The graph spans the whole batch" if spectral else "train.amp bf16 or train.compile"
-        print(
-            f"{why}: using 1 of {count} GPUs. For all of them: torchrun "
-            f"--nproc_per_node={count} tools/main.py ..."
-        )
-        devices = [0]
-    return torch.nn.DataParallel(model, device_ids=devices).cuda()
-
-
-def load_weights(model: Any, path: str) -> None:
-    """Load what fits; stop where nothing does, while torchreid would go on with random weights."""
-    from torchreid_spectral import _compat
-
-    names, own = _compat.load_weights(path).keys(), model.state_dict().keys()
-    if not names & own:
-        raise InputError(
-            f"model.load_weights {path} holds no weight of {type(model).__name__}: it has "
-            f"{sorted(names)[:3]}, the model {sorted(own)[:3]}."
-        )
-    _compat.load().utils.load_pretrained_weights(model, path)
-
-
-def require_file(key: str, path: str) -> None:
-    """Stop where torchreid would only warn and go on with other weights."""
-    if not Path(path).expanduser().is_file():
-        raise InputError(f"{key} names a file that does not exist: {path}")
-
-
-def to_dict(node: Any) -> Any:
-    """Turn a config into plain dictionaries."""
-    return {name: to_dict(value) if hasattr(value, "items") else value for name, value in
-            node.items()}
 
 
 def table(result: Any) -> str:

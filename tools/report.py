@@ -7,13 +7,11 @@ Example:
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torchreid_spectral.errors import InputError
 
@@ -52,8 +50,9 @@ def run(args: argparse.Namespace) -> Path | None:
     """Test and write."""
     import torchreid_spectral as ts
     from torchreid_spectral.config import build, merge_options, report
+    from torchreid_spectral.config.assemble import assemble, set_backends
     from torchreid_spectral.config.check import check_config
-    from torchreid_spectral.config.defaults import merged_config
+    from torchreid_spectral.config.merging import merged_config
     from torchreid_spectral.inference.weights import latest_weights
 
     try:
@@ -62,7 +61,8 @@ def run(args: argparse.Namespace) -> Path | None:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{args.folder} is no log folder of a run ({error!r}).") from error
     ts.register()
-    cfg.test.evaluate, cfg.report.html, cfg.report.baseline = True, True, args.baseline
+    cfg.test.evaluate, cfg.report.html = True, True
+    cfg.report.baseline = args.baseline or cfg.report.baseline
     cfg.model.pretrained, cfg.model.resume, cfg.use_gpu = False, "", False
     cfg.train.amp = "off"  # half precision is slow on a CPU
     cfg.model.load_weights = str(args.weights or latest_weights(args.folder))
@@ -70,23 +70,13 @@ def run(args: argparse.Namespace) -> Path | None:
     cfg.data.save_dir = str(args.folder)
     merge_options(cfg, args.set)
     check_config(cfg)
-    tool: Any = load_main()
     with build.active_defaults(cfg), tempfile.TemporaryDirectory() as elsewhere:
-        engine = tool.assemble(cfg)
+        set_backends(cfg)
+        engine = assemble(cfg)
         finish = report.start_report(cfg, engine)
         # the run's own metrics.json stays as it is
         engine.run(**{**build.run_kwargs(cfg), "save_dir": elsewhere})
         return finish()
-
-
-def load_main() -> Any:
-    """Load tools/main.py, which assembles runs."""
-    spec = importlib.util.spec_from_file_location("main", Path(__file__).with_name("main.py"))
-    if spec is None or spec.loader is None:
-        raise InputError("tools/main.py is missing beside tools/report.py.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchreid_spectral.evaluation import (
+        evaluate_rank as evaluate_rank,
+    )
     from torchreid_spectral.inference import (
         SpectralReID as SpectralReID,
     )
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     )
     from torchreid_spectral.registry import (
         register as register,
+    )
+    from torchreid_spectral.rerank import (
+        build_reranker as build_reranker,
     )
 
 __version__ = "0.1.0"

@@ -119,6 +119,11 @@ def test_missing_file():
         (["test.dist_metric", "cosin"], "Unknown test.dist_metric 'cosin'.*cosine"),
         (["loss.name", "spectral"], "got model.name resnet50.*Use model.name spectral_resnet50"),
         (["test.visrank", "True"], "test.visrank draws in tests only"),
+        (["test.ranks", "[]"], "test.ranks must be whole numbers"),
+        (["train.print_freq", "0"], "train.print_freq must be >= 1, got 0"),
+        (["sampler.num_instances", "0"], "sampler.num_instances must be >= 1, got 0"),
+        (["train.seed", "-1"], "train.seed must be >= 0, got -1"),
+        (["data.norm_mean", "[0.5, 0.5]"], "data.norm_mean must have three values"),
     ],
 )
 def test_check_config(torchreid, options, message):
@@ -186,3 +191,20 @@ def test_every_walk_is_built_from_the_config(torchreid, walk):
         assert len(outputs) == (3 if walk == "groups" else 2)
         torch.stack([output.cosine for output in outputs]).sum().backward()
     assert model.eval()(torch.rand(1, 3, 64, 32)).shape == (1, 512)
+
+
+def test_options_that_objects_have_too_have_their_defaults(torchreid):
+    """Where a group of the config repeats the fields of a class, it repeats their defaults."""
+    from dataclasses import fields
+
+    from torchreid_spectral.data.folder_datasets import FolderOptions
+    from torchreid_spectral.data.synthetic import SyntheticSpec
+    from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
+    from torchreid_spectral.engine.options import TrainingOptions
+
+    cfg = get_default_config()
+    for group, kind in (("synthetic", SyntheticSpec), ("synthetic_video", SyntheticVideoSpec),
+                        ("folder", FolderOptions)):  # fmt: skip
+        defaults = {each.name: each.default for each in fields(kind)}
+        assert dict(cfg[group]).items() <= defaults.items(), group
+    assert build.training_options(cfg) == TrainingOptions()

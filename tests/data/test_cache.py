@@ -133,3 +133,12 @@ def test_training_sees_the_same_pixels(torchreid, data_root, workers):
         loader = EpochLoader(manager.train_loader, reader=reader)
         batches.append([batch["img"] for _ in range(2) for batch in loader])
     assert all(torch.equal(one, other) for one, other in zip(*batches, strict=True))
+
+
+def test_files_without_a_time_are_read_too(tmp_path):
+    """Some archives and containers set all times to the beginning of 1970."""
+    path = draw(tmp_path / "a.png", 200)
+    os.utime(path, ns=(0, 0))
+    cache = ImageCache([path], 16, 8)
+    for _ in range(2):
+        assert np.asarray(cache(path))[0, 0, 0] == 200

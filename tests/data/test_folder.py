@@ -6,7 +6,9 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from torchreid_spectral.data.folder import Item, natural, scan
@@ -306,3 +308,46 @@ def test_spawned_workers_read_own_images(torchreid, data_root, tmp_path):
     assert pickle.loads(pickle.dumps(dataset)).query == dataset.query
     loader = DataLoader(dataset, 9, num_workers=2, multiprocessing_context="spawn")
     assert sum(len(batch["pid"]) for batch in loader) == 18
+
+
+def test_a_split_of_some_is_refused_and_what_is_passed_over_is_named(data_root, tmp_path, caplog):
+    root = make_table(data_root, tmp_path, split=True)
+    table = (root / "labels.csv").read_text().splitlines()
+    holes = [*table[:-1], table[-1].rpartition(",")[0] + ","]
+    (root / "labels.csv").write_text("\n".join(holes))
+    with pytest.raises(InputError, match=r"1 of \d+ items of .* are in no split"):
+        FolderDataset(root=str(root))
+    words = [*table[:-1], table[-1].rpartition(",")[0] + ",val"]
+    (root / "labels.csv").write_text("\n".join(words))
+    with caplog.at_level(logging.WARNING):
+        FolderDataset(root=str(root))
+    assert "1 files or rows are passed over, such as labels.csv" in caplog.text
+
+
+def test_identities_beyond_64_bits_are_words(data_root, tmp_path):
+    root = make_table(data_root, tmp_path, split=True)
+    text = (root / "labels.csv").read_text().replace("person ", "9" * 17)
+    (root / "labels.csv").write_text(text)
+    assert max(item[1] for item in FolderDataset(root=str(root)).query) < 100
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_are_not_white(tmp_path, mode):
+    from torchreid_spectral.data.images import decode
+
+    ramp = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "8.png")
+    deep = ramp.astype(np.uint16) * 257 if mode == "I;16" else ramp.astype(np.int32) * 257
+    Image.fromarray(deep).save(tmp_path / f"16.{'png' if mode == 'I;16' else 'tif'}")
+    (path,) = tmp_path.glob("16.*")
+    np.testing.assert_array_equal(decode(str(path)), decode(str(tmp_path / "8.png")))
+
+
+def test_pixels_of_unknown_range_are_refused(tmp_path):
+    from torchreid_spectral.data.images import decode
+
+    for name, pixels in (("f", np.ones((4, 4), np.float32)),
+                         ("i", np.full((4, 4), 70_000, np.int32))):  # fmt: skip
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+        with pytest.raises(OSError, match="8 or 16 bits"):
+            decode(str(tmp_path / f"{name}.tif"))

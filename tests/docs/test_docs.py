@@ -54,11 +54,11 @@ def test_config_reference_is_fresh():
 
 def test_config_reference_has_every_key_and_note():
     from torchreid_spectral.config import get_default_config
-    from torchreid_spectral.config.defaults import _leaves
+    from torchreid_spectral.config.merging import leaves
 
     text = (REPOSITORY / "docs" / "config.md").read_text(encoding="utf-8")
     keys = re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)
-    assert sorted(keys) == sorted(key for key, _ in _leaves(get_default_config()))
+    assert sorted(keys) == sorted(key for key, _ in leaves(get_default_config()))
     assert "steps inf is the closed form" in text
 
 

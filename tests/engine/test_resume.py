@@ -264,3 +264,28 @@ def test_every_optimizer_and_schedule_has_a_safe_state(torchreid, optimizer, sch
     loaded = folder.load("last").state
     optim.load_state_dict(loaded["optimizer"])
     assert schedule.state_dict() == loaded["scheduler"] or scheduler == "warmup_multi_step"
+
+
+def test_another_run_is_not_taken_for_the_last_one(torchreid, main, command, tmp_path, capsys):
+    assert main(command(tmp_path, 0, "train.max_epoch", "1")) == 0
+    other = ["train.max_epoch", "1", "train.seed", "7", "model.resume"]
+    assert main(command(tmp_path, 0, *other, "auto")) == 2
+    assert "is of another run: train.seed" in capsys.readouterr().err
+    named = str(tmp_path / "checkpoints" / "last.safetensors")
+    assert main(command(tmp_path, 0, *other, named)) == 0  # on purpose
+
+
+def test_there_must_be_something_to_test(torchreid, main, command, tmp_path, capsys):
+    asked = ["test.evaluate", "True", "model.resume", "auto"]
+    assert main(command(tmp_path / "misspelt", 0, *asked)) == 2
+    assert "there is nothing to test" in capsys.readouterr().err
+
+
+def test_an_average_asked_for_later_begins_with_the_weights(torchreid, main, command, tmp_path):
+    once = ["train.max_epoch", "1", "test.eval_freq", "-1", "train.ema_decay", "0.0"]
+    assert main(command(tmp_path, 0, *once)) == 0
+    before = load_file(tmp_path / "checkpoints" / "last.safetensors")
+    more = ["train.ema_decay", "0.9", "model.resume", "auto", "test.eval_freq", "-1"]
+    assert main(command(tmp_path, 0, "train.max_epoch", "1", *more)) == 0
+    saved = torch.load(tmp_path / "model" / "model.pth.tar-1")["state_dict"]
+    assert all(torch.equal(value, saved[name]) for name, value in before.items())

@@ -1,6 +1,7 @@
 """Tests of torchreid_spectral.inference: weights, images, gallery, search, calibration."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -339,3 +340,62 @@ def test_settings_come_from_the_run(reid):
     assert (settings.model_name, settings.height) == ("spectral_osnet_x0_25", 64)
     assert settings.options["temperature"] == 0.2
     assert float(reid.model.heads[0].walk.temperature) == pytest.approx(0.2)
+
+
+def test_arrays_and_spellings_of_paths_are_counted_right(weights, pictures, tmp_path):
+    reid = SpectralReID(weights, device="cpu")
+    images = [Image.open(row[0]).copy() for row in pictures[:4]]
+    (tmp_path / "bad.jpg").write_text("no image")
+    reid.index([tmp_path / "bad.jpg", images[0], images[1]], progress=False)
+    assert reid.gallery.paths == ["image 1", "image 2"]
+    assert reid.add([images[2]]) == 1 and reid.gallery.paths[-1] == "image 3"
+    path = pictures[4][0]
+    spelt = os.path.join(os.path.dirname(path), ".", os.path.basename(path))
+    assert reid.add([path, path, spelt]) == 1
+    assert reid.add([spelt, os.path.relpath(path)]) == 0
+
+
+def test_cameras_may_be_words_and_people_unknown(reid, pictures):
+    paths, words = [row[0] for row in pictures[:9]], ["gate b", "gate a", "hall"] * 3
+    reid.index(paths, [1, 1, 2, 2, None, 3, 3, 1, None], words, progress=False)
+    assert len(reid.search(paths[0], top_k=3)) == 3
+    search = {"rerank": "graph_walk", "k": 4, "cross_camera": 2.0}
+    found = reid.search(paths[0], camids=["hall"], **search)
+    numbers = [{"gate a": 0, "gate b": 1, "hall": 2}[word] for word in words]
+    method = build_reranker("graph_walk", k=4, cross_camera=2.0)
+    method.fit(reid.gallery.features, np.array(numbers))
+    expected, _ = method.rank(reid.features(paths[0]), 20, camids=np.array([2]))
+    assert [hit.path for hit in found] == [paths[row] for row in expected[0]]
+    known = [row for row, name in enumerate(reid.gallery.ids) if name is not None]
+    features, ids = reid.gallery.features[known], [reid.gallery.ids[row] for row in known]
+    expected = calibrate(features, ids, [words[row] for row in known], false_match_rate=0.2)
+    found = calibrate(reid.gallery.features, reid.gallery.ids, words, false_match_rate=0.2)
+    assert found == expected
+
+
+def test_a_threshold_is_of_one_distance(weights, pictures, tmp_path):
+    squared = SpectralReID(weights, device="cpu", metric="squared_euclidean")
+    known = squared.calibrate(*zip(*[row[:2] for row in pictures]), false_match_rate=0.1)
+    known.save(tmp_path / "c.json")
+    with pytest.raises(InputError, match="squared_euclidean.*calibrate anew"):
+        SpectralReID(weights, device="cpu", calibration=tmp_path / "c.json")
+
+
+def test_other_features_of_equal_weights_have_another_fingerprint(weights, reid):
+    options = {**reid.settings.options, "test_feature": "bottleneck"}
+    assert SpectralReID(weights, device="cpu", options=options).fingerprint != reid.fingerprint
+    options = {**reid.settings.options, "temperature": 0.3}  # of training alone
+    assert SpectralReID(weights, device="cpu", options=options).fingerprint == reid.fingerprint
+
+
+def test_a_half_replaced_gallery_does_not_open(reid, pictures, tmp_path, monkeypatch):
+    import torchreid_spectral.inference.gallery as module
+
+    gallery = reid.index([row[0] for row in pictures[:9]], progress=False)
+    gallery.skipped = {"bad.jpg": "no image"}
+    gallery.save(tmp_path)
+    assert Gallery.open(tmp_path).skipped == gallery.skipped
+    monkeypatch.setattr(module, "write_manifest", lambda *args: None)  # killed before it
+    gallery.save(tmp_path)
+    with pytest.raises(InputError, match="not a finished gallery"):
+        Gallery.open(tmp_path)

@@ -193,3 +193,25 @@ def test_in_processes_of_their_own(torchreid, tiny_options, tmp_path):
     given = arguments(tiny_options, tmp_path)
     assert compare.main(given) == 0
     assert "mAP:" in (tmp_path / "walked" / "seed_5" / "output.txt").read_text()
+
+
+def test_a_begun_run_of_another_config_is_not_gone_on_with(torchreid, tiny_options, tmp_path):
+    """Before its first test a run has no metrics, but its checkpoint says what it is of."""
+    folder = tmp_path / "a" / "seed_1"
+    shared = [*tiny_options, "model.name", "spectral_osnet_x0_25"]
+    variant = compare.Variant("a", "configs/baseline_demo.yaml")
+    options = ["--config-file", variant.file, *shared, "data.save_dir", str(folder)]
+    assert load_tool("main").main([*options, "train.seed", "1"]) == 0
+    (folder / "metrics.json").unlink()
+    assert not compare.finished(folder, compare.effective(variant, 1, shared))
+    with pytest.raises(compare.InputError, match="another config: train.lr was 0.003, now 0.1"):
+        compare.finished(folder, compare.effective(variant, 1, [*shared, "train.lr", "0.1"]))
+
+
+def test_runs_of_earlier_spellings_are_taken(tmp_path):
+    config = compare.effective(compare.Variant("a", "configs/spectral_demo.yaml"), 1, [])
+    saved = {"config": {"rerank": {"graph_walk": {"normalization": "row"}}}, "epochs": 48}
+    (tmp_path / "metrics.json").write_text(json.dumps(saved))
+    with pytest.raises(compare.InputError, match="another config") as error:
+        compare.finished(tmp_path, config)
+    assert "normalization" not in str(error.value)

@@ -1,4 +1,4 @@
-"""From a config to objects: the only module that knows both sides.
+"""From a config to objects: with the rest of this package the only code that knows both sides.
 
 The ``*_kwargs`` functions hand library classes plain arguments, so that these never see a config.
 The keys of torchreid are mapped as torchreid's own script maps them.

@@ -58,6 +58,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_video(cfg)
     _check_objects(cfg)
     _check_test(cfg)
+    _check_numbers(cfg)
     _check_training(cfg)
 
 
@@ -143,10 +144,26 @@ def _check_test(cfg: CfgNode) -> None:
             f"got {cfg.test.dist_metric}, so that both views differ by the walk alone."
         )
     ranks = cfg.test.ranks
-    if not all(isinstance(rank, int) and rank >= 1 for rank in ranks):
+    if not ranks or not all(isinstance(rank, int) and rank >= 1 for rank in ranks):
         raise InputError(f"test.ranks must be whole numbers >= 1, got {list(ranks)}.")
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
+
+
+def _check_numbers(cfg: CfgNode) -> None:
+    """Check what torchreid divides by, or hands to NumPy, without looking at it."""
+    for key, value, least in (
+        ("train.print_freq", cfg.train.print_freq, 1),
+        ("train.batch_size", cfg.train.batch_size, 1),
+        ("test.batch_size", cfg.test.batch_size, 1),
+        ("sampler.num_instances", cfg.sampler.num_instances, 1),
+        ("train.seed", cfg.train.seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{key} must be >= {least}, got {value}.")
+    for key in ("norm_mean", "norm_std"):
+        if len(cfg.data[key]) != 3:
+            raise InputError(f"data.{key} must have three values, got {list(cfg.data[key])}.")
 
 
 def _check_training(cfg: CfgNode) -> None:

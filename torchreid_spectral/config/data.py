@@ -78,7 +78,7 @@ def build_cache(cfg: CfgNode, datamanager: Any) -> ImageCache | None:  # noqa: A
     loaders += [part for parts in datamanager.test_loader.values() for part in parts.values()]
     found = [item[0] for loader in loaders for item in loader.dataset.data]
     paths = [path for each in found for path in ([each] if isinstance(each, str) else each)]
-    folder = Path(cfg.data.root) / ".torchreid_spectral_cache"
+    folder = Path(cfg.data.root).expanduser() / ".torchreid_spectral_cache"
     return ImageCache(
         paths, cfg.data.height, cfg.data.width, folder if cfg.data.cache == "disk" else None
     )

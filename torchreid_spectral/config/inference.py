@@ -7,7 +7,7 @@ from typing import Any
 
 from torchreid_spectral import registry
 from torchreid_spectral.config.build import model_options
-from torchreid_spectral.config.defaults import merged_config
+from torchreid_spectral.config.merging import merged_config
 from torchreid_spectral.engine.base import METRIC_NAMES
 
 __all__ = ["inference_settings"]

@@ -1,1 +1,1 @@
-"""The embedded synthetic dataset, and samplers."""
+"""Datasets (embedded and own), samplers, loaders, caches and augmentation on the device."""

@@ -89,7 +89,7 @@ class ImageCache:
         place = self.places.get(path)
         if place is None:
             return decode(path)
-        stamp = os.stat(path).st_mtime_ns
+        stamp = os.stat(path).st_mtime_ns + 1  # 0 is what has not been read
         if self.stamps[place] != stamp:
             image = decode(path).resize(self.size, Image.Resampling.BILINEAR)
             self.pixels[place] = np.asarray(image)

@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from torchreid_spectral.data.folder import SPLITS, Item, Scan, natural
+from torchreid_spectral.data.images import as_rgb
 from torchreid_spectral.data.splits import REASONS, camera_advice, propose_split, unmatched
 from torchreid_spectral.errors import InputError
 
@@ -179,7 +180,7 @@ def _read(file: str) -> tuple[str, str]:
         content = Path(file).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         with Image.open(file) as image:
-            image.convert("RGB")
+            as_rgb(image)
     except Exception as error:  # Pillow raises many kinds for a bad file
         return "", str(error) or type(error).__name__
     return digest, ""

@@ -77,6 +77,17 @@ class Folder:
         place = Path(root).expanduser() / _active.path
         found = scan(place, self.kind)
         items = found.items
+        if mode == "train" and found.ignored:
+            logger.warning(
+                "%s: %d files or rows are passed over, such as %s. More: python "
+                "tools/check_data.py %s", place, len(found.ignored), found.ignored[0], place
+            )  # fmt: skip
+        without = [item for item in items if not item.split]
+        if without and len(without) < len(items):
+            raise InputError(
+                f"{len(without)} of {len(items)} items of {place} are in no split, such as "
+                f"{without[0].path}: name the split of all of them, or of none."
+            )
         if not found.has_split:
             items = propose_split(
                 items,
@@ -158,7 +169,8 @@ def _numbered(items: Sequence[Item], distractors: str, one_camera: bool) -> list
     """Give train, query and gallery with numbers as torchreid wants them."""
     cameras = {c: n for n, c in enumerate(sorted({i.camid for i in items}, key=natural))}
     words = sorted({i.pid for i in items}, key=natural)
-    numeric = all(word.isdecimal() for word in words) and len({*map(int, words)}) == len(words)
+    numeric = all(word.isdecimal() and int(word) < 2**63 for word in words)
+    numeric = numeric and len({*map(int, words)}) == len(words)
     pids = {word: int(word) if numeric else n for n, word in enumerate(words, start=1)}
     people = {i.pid for i in items if i.split == "train" and i.pid != distractors}
     labels = {pid: label for label, pid in enumerate(sorted(people, key=natural))}

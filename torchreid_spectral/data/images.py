@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from PIL import Image
 
 __all__ = ["BROKEN_IMAGE", "ImageReader", "read_image", "reading_with"]
@@ -50,7 +51,29 @@ def decode(path: str) -> Image.Image:
         RGB.
     """
     with Image.open(path) as image:
-        return image.convert("RGB")
+        return as_rgb(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Convert to 8 bits a channel; of 16 bits the upper ones, where Pillow would cut off.
+
+    Args:
+        image: Of any mode but floats. Its EXIF orientation is not looked at, as in torchreid.
+
+    Returns:
+        RGB.
+
+    Raises:
+        OSError: If its pixels are floats, or integers beyond 16 bits: nothing says their range.
+    """
+    if image.mode == "F":
+        raise OSError("its pixels are floats of unknown range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
+            raise OSError("its pixels are not within 16 bits; save it with 8 or 16 bits")
+        return Image.fromarray((pixels // 257).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 @contextmanager

@@ -177,6 +177,9 @@ def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
     if engine.average is not None and checkpoint.averaged:
         engine.average.module.load_state_dict(checkpoint.averaged)
         engine.average.n_averaged.fill_(state["averages"])
+    elif engine.average is not None:  # asked for only now: it begins with these weights
+        trained = unwrapped(next(iter(engine._models.values())))
+        engine.average.module.load_state_dict(trained.state_dict())
     rank, known = distributed.rank(), len(state["rng"])
     if known != distributed.world_size():
         raise InputError(
@@ -187,6 +190,8 @@ def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
     engine.train_loader.skipped = dict(state["skipped"]["images"])
     engine.guard.skipped = int(state["skipped"]["steps"])
     engine.progress = Progress(**state["progress"])
+    patience = engine.options.patience  # which may be another than before
+    engine.progress.finished &= bool(patience) and engine.progress.worse_tests >= patience
     rng: str = state["rng"][rank]
     return rng
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -96,8 +97,19 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         content: What to write.
         path: Where; the folder is made if missing.
     """
-    text = json.dumps(content, indent=2) + "\n"
+    text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _finite(node: Any) -> Any:  # noqa: ANN401 (plain data)
+    """Write what JSON has no number for as configs spell it: ``inf``; NaN becomes ``null``."""
+    if isinstance(node, Mapping):
+        return {name: _finite(value) for name, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_finite(value) for value in node]
+    if isinstance(node, float) and not math.isfinite(node):
+        return None if math.isnan(node) else str(node)
+    return node
 
 
 def _version(package: str) -> str | None:

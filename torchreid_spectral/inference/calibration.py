@@ -65,7 +65,8 @@ class Calibration:
             path: The file.
         """
         text = json.dumps(asdict(self), indent=2) + "\n"
-        write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        file = Path(path).expanduser()
+        write_whole(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
     def open(cls, path: str | Path) -> Calibration:
@@ -81,12 +82,12 @@ class Calibration:
             InputError: If it cannot be read.
         """
         try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls(**json.loads(Path(path).expanduser().read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{path} is not a saved calibration: {error}") from error
 
     @classmethod
-    def beside(cls, weights: str | Path, model: str) -> Calibration | None:
+    def beside(cls, weights: str | Path, model: str, metric: str) -> Calibration | None:
         """Open ``calibration.json`` beside weights, if it is there and of these weights.
 
         After more training the old one is still there, and the new weights must open all the
@@ -95,6 +96,7 @@ class Calibration:
         Args:
             weights: A file, or the folder of a run.
             model: Fingerprint of the weights.
+            metric: Distance that features are compared by.
 
         Returns:
             The calibration, or ``None``.
@@ -105,21 +107,27 @@ class Calibration:
             return None
         try:
             found = cls.open(file)
-            found.require_model(model)
+            found.require_model(model, metric)
         except InputError as error:
             logger.warning("%s is not used: %s", file, error)
             return None
         return found
 
-    def require_model(self, model: str) -> None:
-        """Check which weights the calibration is of.
+    def require_model(self, model: str, metric: str) -> None:
+        """Check which weights and distance the calibration is of.
 
         Args:
             model: Fingerprint of the weights.
+            metric: Distance that features are compared by.
 
         Raises:
             InputError: If it was made with others.
         """
+        if self.metric != metric:
+            raise InputError(
+                f"The threshold was calibrated for the distance {self.metric}, features are "
+                f"compared by {metric}: calibrate anew."
+            )
         if self.model not in ("", model):
             raise InputError(
                 f"The calibration was made with the weights {self.model}, these are {model}: "
@@ -150,11 +158,15 @@ def pair_distances(
     """
     if len(ids) != len(features) or (camids is not None and len(camids) != len(features)):
         raise InputError(f"Give one id (and camera) an image: {len(features)} and {len(ids)}.")
+    known = [row for row, name in enumerate(ids) if name is not None]
+    if len(known) < len(ids):  # nobody knows who they are
+        features, ids = np.asarray(features)[known], [ids[row] for row in known]
+        camids = None if camids is None else [camids[row] for row in known]
     named = np.asarray(ids)
     if named.dtype.kind in "if" and (named < 0).any():
-        known = np.flatnonzero(named >= 0)
-        features, ids = np.asarray(features)[known], named[known]
-        camids = None if camids is None else np.asarray(camids)[known]
+        people_of = np.flatnonzero(named >= 0)
+        features, ids = np.asarray(features)[people_of], named[people_of]
+        camids = None if camids is None else np.asarray(camids)[people_of]
     if len(features) > MAX_IMAGES:
         raise InputError(
             f"{len(features)} images are {len(features) ** 2 // 2:,} pairs: calibrate on at most "

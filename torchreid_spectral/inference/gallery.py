@@ -77,8 +77,11 @@ class Gallery:
             InputError: If it is of other weights, or only one of the two has ids or cameras.
         """
         self.require_model(other.model)
-        known = set(self.paths)
-        rows = [row for row, path in enumerate(other.paths) if path not in known]
+        known, rows = set(self.paths), []
+        for row, path in enumerate(other.paths):
+            if path not in known:
+                known.add(path)
+                rows.append(row)
         labels = [(name, getattr(self, name), getattr(other, name)) for name in ("ids", "camids")]
         for name, mine, theirs in labels:  # before anything is changed
             if (mine is None) != (theirs is None):
@@ -112,8 +115,10 @@ class Gallery:
         Args:
             folder: Made if missing; a gallery that is there is replaced.
         """
-        name = write_shard(Path(folder), 0, self)
-        write_manifest(Path(folder), [name], self.model, self.metric)
+        root = Path(folder).expanduser()
+        (root / "index.json").unlink(missing_ok=True)  # half-written, it must not open
+        name = write_shard(root, 0, self)
+        write_manifest(root, [name], self.model, self.metric)
 
     @classmethod
     def open(cls, folder: str | Path) -> Gallery:
@@ -133,7 +138,7 @@ class Gallery:
             manifest = json.loads((root / "index.json").read_text(encoding="utf-8"))
             shards = [read_shard(root, name) for name in manifest["shards"]]
             features = np.concatenate([shard.features for shard in shards])
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(
                 f"{root} is not a finished gallery ({error}). Make one with SpectralReID.index "
                 "and save, or tools/extract.py."
@@ -144,7 +149,9 @@ class Gallery:
             _joined([getattr(shard, name) for shard in shards])
             for name in ("paths", "ids", "camids")
         )
-        return cls(features, paths or [], ids, camids, manifest["model"], manifest["metric"])
+        skipped = {file: why for shard in shards for file, why in shard.skipped.items()}
+        about = manifest["model"], manifest["metric"], skipped
+        return cls(features, paths or [], ids, camids, *about)
 
 
 def write_shard(folder: Path, number: int, part: Gallery) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from torchreid_spectral._files import walk
+from torchreid_spectral.data.images import as_rgb
 from torchreid_spectral.errors import InputError
 
 __all__ = ["EXTENSIONS", "is_single", "items_of", "list_folder", "to_tensor"]
@@ -135,14 +136,17 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def _picture(item: Any, channels: str | None) -> Image.Image:  # noqa: ANN401
     if isinstance(item, Image.Image):
-        return item.convert("RGB")
+        try:
+            return as_rgb(item)
+        except OSError as error:
+            raise InputError(f"An image of mode {item.mode} is not taken: {error}.") from error
     if isinstance(item, np.ndarray):
         return _from_array(item, channels)
     if not isinstance(item, (str, os.PathLike)):
         raise InputError(f"An image cannot be of type {type(item).__name__}.")
     try:
         with Image.open(Path(item).expanduser()) as image:
-            return image.convert("RGB")
+            return as_rgb(image)
     except FileNotFoundError as error:
         raise InputError(f"There is no image {str(item)!r}.") from error
     except Exception as error:  # Pillow raises many kinds for a bad file

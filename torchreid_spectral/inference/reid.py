@@ -18,7 +18,13 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.inference.answers import Comparison, Hit
 from torchreid_spectral.inference.calibration import Calibration, Labels, calibrate
-from torchreid_spectral.inference.extraction import extract_gallery, is_path, labels_of
+from torchreid_spectral.inference.extraction import (
+    extract_gallery,
+    labels_of,
+    new_rows,
+    next_number,
+    numbered,
+)
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.inference.images import batches, is_single, items_of, to_tensor
 from torchreid_spectral.inference.weights import fingerprint, open_model
@@ -65,12 +71,13 @@ class SpectralReID:
         self.channels, self.batch_size = channels, batch_size
         self.gallery: Gallery | None = None
         self._fitted: tuple[Any, NDArray[np.float32], Reranker] | None = None  # last search's
+        known = self.fingerprint, self.settings.metric
         if calibration is None:
-            self.calibration = Calibration.beside(weights, self.fingerprint)
+            self.calibration = Calibration.beside(weights, *known)
         else:
             if not isinstance(calibration, Calibration):
                 calibration = Calibration.open(calibration)
-            calibration.require_model(self.fingerprint)
+            calibration.require_model(*known)
             self.calibration = calibration
 
     def features(
@@ -162,17 +169,14 @@ class SpectralReID:
             InputError: If there is no gallery yet, or ids do not fit.
         """  # noqa: DOC502
         gallery, items = self._gallery(), items_of(images)
-        known = set(gallery.paths)
-        fresh = [
-            row for row, item in enumerate(items) if not (is_path(item) and str(item) in known)
-        ]
+        fresh = new_rows(items, gallery.paths)
         if not fresh:
             return 0
         labels = labels_of(items, ids, camids)
         chosen = [[labels[name][row] for row in fresh] if name in labels else None
                   for name in ("ids", "camids")]  # fmt: skip
-        images, count = [items[row] for row in fresh], len(gallery)
-        return gallery.extend(self._extracted(images, *chosen, first=count))
+        images = [items[row] for row in fresh]
+        return gallery.extend(self._extracted(images, *chosen, first=next_number(gallery.paths)))
 
     def search(
         self,
@@ -209,7 +213,7 @@ class SpectralReID:
         """  # noqa: DOC502
         gallery, method = self._gallery(), self._prepared(rerank, options)
         features = self.features(query, channels=channels)
-        cameras = None if camids is None else np.asarray(camids)
+        cameras = None if camids is None else numbered(camids, gallery.camids or ())
         found, distances = method.rank(features, top_k, camids=cameras, inductive=inductive)
         answers = [
             [Hit(rank, gallery.paths[row], gallery.ids[row] if gallery.ids else None, float(d))
@@ -230,7 +234,7 @@ class SpectralReID:
             options = {"metric": gallery.metric, **options}
         method = build_reranker(name, **options)
         self._fitted = None  # two need not fit into the memory
-        camids = None if gallery.camids is None else np.asarray(gallery.camids)
+        camids = None if gallery.camids is None else numbered(gallery.camids, gallery.camids)
         method.fit(gallery.features, camids)
         self._fitted = wanted, gallery.features, method
         return method

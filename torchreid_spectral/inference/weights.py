@@ -17,8 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.models import SpectralOptions
 
 __all__ = ["Settings", "fingerprint", "latest_weights", "open_model", "read_config"]
+
+
+OF_THE_FEATURE = ("test_feature", "last_stride", "pooling", "stripes", "global_part", "attention",
+                  "pooling_method", "frame_temperature")  # fmt: skip
+"""Options by which equal weights give other test features."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,11 @@ def fingerprint(model: nn.Module, settings: Settings) -> str:
     """
     s = settings
     digest = hashlib.sha256(repr((s.height, s.width, *s.mean, *s.std, s.normalize)).encode())
+    defaults = SpectralOptions.defaults()
+    chosen = [(name, s.options[name]) for name in OF_THE_FEATURE if
+              s.options.get(name, defaults[name]) != defaults[name]]  # fmt: skip
+    if chosen:
+        digest.update(repr(chosen).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).numpy().tobytes())

@@ -214,8 +214,11 @@ def _figures(
     is_base: bool,
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
+    runs = [*by_seed.values(), *base.values()]
     for figure in next(iter(by_seed.values())):
         if figure != "mAP" and not figure.startswith("rank-"):
+            continue
+        if not all(figure in run for run in runs):  # test.ranks of another run did not ask for it
             continue
         values = {seed: figures[figure] for seed, figures in sorted(by_seed.items())}
         result[figure] = _plain(Spread.of(list(values.values())))

@@ -82,7 +82,7 @@ class KReciprocal(JointReranker):
             its engine hands it squared ones: the default has fourth powers. The paper's distance
             is ``squared_euclidean`` without, or ``euclidean`` with this.
         search: See :class:`~torchreid_spectral.rerank.Reranker`; FAISS needs ``cosine``.
-        chunk_size: Nodes handled at once; memory is about ``4 * chunk_size * G`` floats.
+        chunk_size: Queries handled at once; memory is about ``4 * chunk_size * G`` floats.
         progress: Show a bar for long work, on terminals.
 
     Raises:

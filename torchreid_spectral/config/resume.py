@@ -1,0 +1,87 @@
+"""Going on from this package's checkpoints; those of torchreid are its own business."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from torchreid_spectral.config.assemble import is_own, require_file, to_dict
+from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder
+from torchreid_spectral.engine.loop import say
+from torchreid_spectral.errors import InputError
+
+__all__ = ["changes", "resume_own"]
+
+IDENTITY = ("train.seed", "data.type", "data.sources", "model.name", "loss.name", "loss.id")
+"""Keys that one run does not change: with others it is another run."""
+
+
+def resume_own(cfg: CfgNode, engine: Any) -> None:  # noqa: ANN401
+    """Go on from this program's checkpoints: the last one, or a named one.
+
+    The first process reads it for all of them: on other machines its folder may not be there.
+
+    Args:
+        cfg: The effective config.
+        engine: Before its ``run``; gets the state.
+
+    Raises:
+        InputError: If the checkpoint is missing or does not fit.
+    """  # noqa: DOC502
+    given = cfg.model.resume
+    if given != "auto" and not is_own(given):
+        return
+    checkpoint = distributed.first_result(lambda: _read_own(cfg))
+    if checkpoint is None and cfg.test.evaluate and not cfg.model.load_weights:
+        raise InputError(
+            f"No checkpoint in {cfg.data.save_dir}: there is nothing to test. Name the run's "
+            "data.save_dir, or weights with model.load_weights."
+        )
+    if checkpoint is None:
+        say(f"No checkpoint in {cfg.data.save_dir}: starting afresh.")
+        return
+    changed = changes(checkpoint.state.get("config", {}), to_dict(cfg))
+    other = [line for line in changed if line.split(" ")[0] in IDENTITY]
+    if other and given == "auto" and checkpoint.state.get("config"):
+        raise InputError(
+            f"The checkpoint in {cfg.data.save_dir} is of another run: {', '.join(other)}. Choose "
+            "another data.save_dir, or name the checkpoint in model.resume to go on from it."
+        )
+    if changed:
+        say(f"The config has changed since the checkpoint: {', '.join(changed)}")
+    engine.resume(checkpoint)
+    steps = checkpoint.state["loader"][0]["position"]
+    say(f"Resumed in epoch {engine.progress.epoch + 1} after {steps} of its steps.")
+
+
+def _read_own(cfg: CfgNode) -> Checkpoint | None:
+    """Load the checkpoint that ``model.resume`` asks for; None where there is none yet."""
+    if cfg.model.resume == "auto":
+        return CheckpointFolder(Path(cfg.data.save_dir) / FOLDER).latest()
+    path = Path(cfg.model.resume).expanduser()
+    require_file("model.resume", str(path))
+    return CheckpointFolder(path.parent).load(path.name.split(".")[0])
+
+
+def changes(before: Any, now: Any, prefix: str = "") -> list[str]:  # noqa: ANN401
+    """List what differs between two configs; where a run lies and goes on from may.
+
+    Args:
+        before: Nested plain data.
+        now: The same.
+        prefix: Before the keys.
+
+    Returns:
+        One line a key.
+    """
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += changes(old, new, f"{prefix}{name}.")
+        elif old != new and f"{prefix}{name}" not in ("model.resume", "data.save_dir"):
+            found.append(f"{prefix}{name} {old} -> {new}")
+    return found
