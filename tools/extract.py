@@ -146,14 +146,17 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
 
 
 def whole(folder: Path, name: str, paths: Sequence[str], model: str) -> bool:
-    """Say whether a shard of just these images and weights is there."""
+    """Say whether a shard of just these images, unchanged since, and weights is there."""
+    shard = folder / f"{name}.json"
     try:
-        content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        content = json.loads(shard.read_text(encoding="utf-8"))
         found = {*content["paths"], *content["skipped"]}
+        written = shard.stat().st_mtime
+        changed = any(Path(path).stat().st_mtime > written for path in paths)  # or mended
     except (OSError, ValueError, KeyError):
         return False
     there = (folder / f"{name}.safetensors").is_file()
-    return there and content["model"] == model and found == set(paths)
+    return there and content["model"] == model and found == set(paths) and not changed
 
 
 if __name__ == "__main__":

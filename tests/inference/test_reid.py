@@ -399,3 +399,10 @@ def test_a_half_replaced_gallery_does_not_open(reid, pictures, tmp_path, monkeyp
     gallery.save(tmp_path)
     with pytest.raises(InputError, match="not a finished gallery"):
         Gallery.open(tmp_path)
+
+
+def test_what_the_run_was_tested_with_and_features_are_without_is_named(caplog):
+    from torchreid_spectral.config.inference import inference_settings
+
+    inference_settings({"test": {"whitening": "zca", "flip": True}})
+    assert "tested with test.flip and test.whitening zca" in caplog.text

@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from scipy import sparse
 
 from tests.references.graph_walk import graph_walk
+from torchreid_spectral.functional import random_walk, random_walk_limit
 from torchreid_spectral.rerank import GraphWalk, build_reranker
+from torchreid_spectral.rerank._graph import Walk
 
 WALKS = [(0, 0.0), (1, 0.0), (2, 0.35), (3, 0.0), (math.inf, 0.3)]
 KINDS = list(
@@ -190,3 +194,23 @@ def test_chunk_size_changes_nothing(walked: str) -> None:
         ]
         np.testing.assert_allclose(matrices[0], matrices[2], atol=1e-6, rtol=0)
         np.testing.assert_allclose(matrices[1], matrices[2], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("normalization", ["rows", "symmetric"])
+@pytest.mark.parametrize(("steps", "restart"), WALKS)
+def test_the_walk_on_a_sparse_graph_is_the_walk(normalization: str, steps, restart) -> None:
+    rng = np.random.default_rng(5)
+    weights = rng.random((12, 12)) * (rng.random((12, 12)) < 0.4)
+    weights = weights + weights.T + np.eye(12)
+    degrees = weights.sum(axis=1)
+    transition = weights / degrees[:, None]
+    if normalization == "symmetric":
+        transition = weights / np.sqrt(degrees[:, None] * degrees)
+    start = rng.normal(size=(12, 3))
+    dense = torch.from_numpy(transition), torch.from_numpy(start)
+    if math.isinf(steps):
+        expected = random_walk_limit(*dense, restart=restart)
+    else:
+        expected = random_walk(*dense, steps=int(steps), restart=restart)
+    found = Walk(sparse.csr_array(weights), normalization, steps, restart).last(start)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -1,7 +1,11 @@
 """Tests of tools/extract.py, search.py and compare_images.py."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -54,6 +58,33 @@ def test_broken_shards_and_unfinished_galleries(weights, pictures, tmp_path, cap
     (folder / "a.jpg").write_bytes(b"no picture")
     assert extract.main([*given[:3], str(tmp_path / "none"), *given[4:]]) == 2
     assert "None of the 3 images could be read" in capsys.readouterr().err
+
+
+def test_changed_and_mended_images_are_read_again(weights, pictures, tmp_path, capsys):  # noqa: F811
+    folder, out = tmp_path / "images", tmp_path / "gallery"
+    folder.mkdir()
+    for number in range(3):
+        shutil.copy(pictures[number][0], folder / f"{number}.jpg")
+    (folder / "3.jpg").write_text("no image")
+    command = [str(weights), str(folder), "--out", str(out), "--shard-size", "2"]
+    assert extract.main(command) == 0 and extract.main(command) == 0
+    assert "3 images in 2 shards (2 kept)" in capsys.readouterr().out
+    shutil.copy(pictures[3][0], folder / "3.jpg")
+    later = time.time() + 5
+    os.utime(folder / "3.jpg", (later, later))
+    assert extract.main(command) == 0
+    assert "4 images in 2 shards (1 kept)" in capsys.readouterr().out
+
+
+def test_messages_do_not_get_into_json(run_folder, pictures, tmp_path):  # noqa: F811
+    (tmp_path / "bad.jpg").write_text("no image")
+    shutil.copy(pictures[0][0], tmp_path / "0.jpg")
+    weights = run_folder / "model" / "model.pth.tar-1"
+    command = [sys.executable, "tools/search.py", weights, tmp_path, pictures[0][0], "--json",
+               "--device", "cpu"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (hits,) = json.loads(done.stdout).values()
+    assert len(hits) == 1 and "1 of 2 images could not be read" in done.stderr
 
 
 def test_dataset_calibrates(weights, data_root, tmp_path, capsys):  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from torchreid_spectral.config.merging import merged_config
 from torchreid_spectral.engine.base import METRIC_NAMES
 
 __all__ = ["inference_settings"]
+
+logger = logging.getLogger(__name__)
 
 
 def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +27,13 @@ def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         Fields of :class:`~torchreid_spectral.inference.Settings`.
     """
     cfg = merged_config(config)
+    without = ["test.flip"] if cfg.test.flip else []
+    without += [] if cfg.test.whitening == "none" else [f"test.whitening {cfg.test.whitening}"]
+    if without:
+        logger.warning(
+            "The run was tested with %s; features of its weights alone are without, and its "
+            "metrics are not theirs.", " and ".join(without)
+        )  # fmt: skip
     spectral = cfg.model.name.startswith(registry.PREFIX)
     return {
         "model_name": cfg.model.name,
