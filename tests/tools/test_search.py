@@ -76,10 +76,9 @@ def test_changed_and_mended_images_are_read_again(weights, pictures, tmp_path, c
     assert "4 images in 2 shards (1 kept)" in capsys.readouterr().out
 
 
-def test_messages_do_not_get_into_json(run_folder, pictures, tmp_path):  # noqa: F811
+def test_messages_do_not_get_into_json(weights, pictures, tmp_path):  # noqa: F811
     (tmp_path / "bad.jpg").write_text("no image")
     shutil.copy(pictures[0][0], tmp_path / "0.jpg")
-    weights = run_folder / "model" / "model.pth.tar-1"
     command = [sys.executable, "tools/search.py", weights, tmp_path, pictures[0][0], "--json",
                "--device", "cpu"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
