@@ -32,6 +32,8 @@ from losses_compare import config
 from market1501_rows import curves, ranked, setting
 from torch import Tensor, nn
 
+from torchreid_spectral.data.loading import leave_with_parent
+
 TRUNK = ("conv1", "maxpool", "conv2", "conv3")
 PARTS = ("train", "mirrored", "query", "gallery")
 Task = tuple[argparse.Namespace, str, int]
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them finished already.")
     if missing:
         prepare(args)
-    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+    workers = {"mp_context": get_context("spawn"), "initializer": leave_with_parent}
+    with ProcessPoolExecutor(args.jobs, **workers, initargs=(0,)) as pool:
         for done in as_completed([pool.submit(run, task) for task in missing]):
             key, row = done.result()
             rows[key] = row

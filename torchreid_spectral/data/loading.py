@@ -29,7 +29,7 @@ from torchreid_spectral.data.images import ImageReader
 from torchreid_spectral.data.items import NamedItems, Ticket
 from torchreid_spectral.errors import InputError, RunError
 
-__all__ = ["EpochLoader"]
+__all__ = ["EpochLoader", "leave_with_parent"]
 
 class EpochLoader:
     """Iterates over a torchreid loader, an epoch at a time, from any position.
@@ -74,7 +74,7 @@ class EpochLoader:
             collate_fn=_collate,  # type: ignore[arg-type]
             persistent_workers=persistent and self.workers > 0,
             timeout=timeout if self.workers else 0,
-            worker_init_fn=_leave_with_parent if self.workers else None,
+            worker_init_fn=leave_with_parent if self.workers else None,
             generator=torch.Generator(),  # the global one is drawn from below, once an epoch
         )
         self.skipped: dict[str, int] = {}
@@ -203,13 +203,16 @@ class _Tickets:
         return len(self.owner._tickets)
 
 
-def _leave_with_parent(worker: int) -> None:
+def leave_with_parent(worker: int) -> None:
     """Let a worker end with its process, and by nothing else.
 
     What stops a run (Ctrl-C, torchrun, a job's scheduler) signals all processes of its group: in a
     group of its own a worker goes on while the run saves. PyTorch's workers notice it when their
     process was killed, but wait before they leave until their batches are taken from a pipe that
     nobody reads any more: for ever, where the pipe is full.
+
+    Args:
+        worker: Its number, which PyTorch gives.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
