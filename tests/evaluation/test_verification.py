@@ -66,6 +66,15 @@ def test_separated_identities_are_all_accepted():
     assert tpr_at_fpr(blocks(-apart, 5), *ids) == {1e-4: 0.0, 1e-3: 0.0, 1e-2: 0.0}
 
 
+def test_blocks_must_be_of_all_queries_and_hold_numbers():
+    distances, *ids = case(4)
+    with pytest.raises(InputError, match="but .* identities"):
+        tpr_at_fpr(blocks(distances[:5], 5), *ids)
+    distances[2, 3] = np.nan
+    with pytest.raises(InputError, match="hold NaN"):
+        tpr_at_fpr(blocks(distances, 5), *ids)
+
+
 @pytest.mark.parametrize("max_fpr", [0, -0.1, 1.1, float("nan")])
 def test_rejects_the_largest_rate(max_fpr):
     with pytest.raises(InputError, match=r"max_fpr must be in \(0, 1\], got"):

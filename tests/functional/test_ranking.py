@@ -222,3 +222,14 @@ def test_top_k_of_many_columns_with_a_nan() -> None:
     values[1, 1000:] = float("nan")  # one in every group
     order = values.argsort(dim=1, stable=True)[:, :5]  # NaN is last
     assert torch.equal(top_k(values, 5)[0], order)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_tiles_are_joined_without_a_loss(metric: str) -> None:
+    """More tiles than are held before they are joined, and duplicates across them."""
+    query, gallery = features(7, 5, 6), features(8, 501, 6)
+    gallery[250:260] = gallery[:10]
+    expected = rank_top_k(query, gallery, 20, metric=metric)
+    found = rank_top_k(query, gallery, 20, metric=metric, tile_size=4)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1])

@@ -355,6 +355,7 @@ def test_repr_shows_the_settings() -> None:
         ({"dim": 8, "inner_dim": 4, "value": "linear"}, "needs output 'linear' or 'norm'"),
         ({"dim": 8, "inner_dim": 4, "key": "linear"}, "query and key must be of one width"),
         ({"heads": 0}, "heads"),
+        ({"learn_temperature": True, "detach_transition": True}, "cuts off: choose one"),
     ],
 )
 def test_rejects_settings(options: dict, message: str) -> None:
@@ -392,6 +393,8 @@ def test_alone_in_eval() -> None:
     layer = SpectralAttention(alone_in_eval=True, residual=True)
     torch.testing.assert_close(layer(x), SpectralAttention(residual=True)(x))
     torch.testing.assert_close(layer.eval()(x), 2 * x)
+    layer = SpectralAttention(dim=8, value="linear", alone_in_eval=True).double().eval()
+    torch.testing.assert_close(layer(x), layer.value(x))
 
 
 def _gather(x: torch.Tensor) -> tuple[torch.Tensor, slice]:

@@ -303,3 +303,19 @@ def test_an_adaptive_margin_has_no_gradient():
     fixed = QuadrupletLoss(float(gap), float(gap) / 2, adaptive=False, normalize=False)
     fixed(x, y).backward()
     torch.testing.assert_close(x.grad, adaptive)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.005, 1e-3])
+def test_escape_of_a_cold_walk(temperature):
+    """Beside self loops all other steps would underflow, and the loss read 0: nobody leaves."""
+    from torchreid_spectral.losses import EscapeLoss
+
+    x = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    identities = torch.arange(4).repeat_interleave(4)
+    units = torch.nn.functional.normalize(x.detach().double(), dim=1)
+    logits = (units @ units.T).fill_diagonal_(-float("inf")) / temperature
+    leaving = logits.softmax(1).masked_fill(identities[:, None] == identities, 0).sum(1).mean()
+    loss = EscapeLoss(temperature)(x, identities)
+    assert loss.item() == pytest.approx(leaving.item(), abs=1e-3)
+    loss.backward()
+    assert x.grad.abs().max() > 0

@@ -267,3 +267,12 @@ def test_a_model_for_a_gpu_is_built_on_the_cpu(torchreid):
     model = ts.build_model("spectral_hacnn", 5, pretrained=False, use_gpu=True)
     assert model.use_gpu is True
     assert ts.build_model("spectral_hacnn", 5, pretrained=False).use_gpu is False
+
+
+@pytest.mark.parametrize("branch", [0, 1])
+def test_both_branches_train_the_backbone(branch):
+    """Supervision of X and of X' alike reaches the features that go into the head."""
+    torch.manual_seed(0)
+    head = SpectralHead(6, 3, bottleneck_dim=0).double()
+    x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: head(x)[branch], x)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.references.similarity import cosine, nearest
+from torchreid_spectral.errors import InputError
 from torchreid_spectral.rerank import RERANKERS, build_reranker
 
 
@@ -294,3 +295,11 @@ def test_every_reranker_keeps_the_contract_and_has_a_slow_twin() -> None:
     twins = Path(__file__).parents[1] / "references"
     for name in set(RERANKERS) - {"none"}:
         assert (twins / f"{name}.py").is_file(), name
+
+
+@every_case
+def test_numbers_beyond_float32_are_not_finite(case: Case) -> None:
+    gallery = features(1, 20, 6).astype(np.float64)
+    gallery[3] *= 1e40
+    with pytest.raises(InputError, match="must be finite"):
+        fitted(case, gallery)

@@ -128,6 +128,9 @@ def tpr_at_fpr(
     Returns:
         Rate of genuine pairs by rate of impostor pairs.
 
+    Raises:
+        InputError: If the blocks are not of all queries, or hold NaN.
+
     Example:
         >>> distances = np.array([[0.1, 0.4, 0.2]])
         >>> ids = [np.array(x) for x in ([1], [1, 1, 2], [0], [1, 1, 1])]
@@ -135,6 +138,13 @@ def tpr_at_fpr(
         {0.0: 0.5}
     """
     pairs = PairDistances(q_pids, g_pids, q_camids, g_camids, max_fpr=max(1e-9, *fprs))
+    count = 0
     for rows, block in blocks:
-        pairs.add(rows, as_array(block))
+        distances = as_array(block)
+        if np.isnan(distances).any():
+            raise InputError(f"The distances of queries {rows.start} to {rows.stop} hold NaN.")
+        pairs.add(rows, distances)
+        count += len(distances)
+    if count != len(q_pids):
+        raise InputError(f"There are distances of {count} queries, but {len(q_pids)} identities.")
     return {fpr: pairs.tpr_at(fpr)[0] for fpr in fprs}

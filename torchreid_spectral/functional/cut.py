@@ -39,7 +39,8 @@ def affinity_matrix(
         temperature: :math:`\sigma > 0`.
 
     Returns:
-        Affinities in (0, 1], in the dtype of ``features``, computed in float32 at least.
+        Affinities in [0, 1] up to rounding, in the dtype of ``features``, computed in float32 at
+        least.
 
     Raises:
         ValueError: If ``temperature`` is not positive.

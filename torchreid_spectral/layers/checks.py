@@ -88,8 +88,15 @@ def _check_graph(
     heads: int,
     group_shuffling: bool,
     self_loops: bool,
+    learn_temperature: bool,
+    detach_transition: bool,
     **_: Any,  # noqa: ANN401
 ) -> None:
+    if learn_temperature and detach_transition:
+        raise ValueError(
+            "learn_temperature=True learns through the graph, which detach_transition=True cuts "
+            "off: choose one."
+        )
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be >= 1, got {top_k}.")
     if memory < 0:

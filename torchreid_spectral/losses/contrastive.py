@@ -28,7 +28,8 @@ class ContrastiveLoss(MetricLoss):
               \operatorname{mean}_{y_i \ne y_j} [m - d_{ij}]_+^2
 
     Both means run over the pairs whose term is not zero, so that the many pairs that are far
-    enough already do not drown the others.
+    enough already do not drown the others. Identical images of one identity count: their distance
+    is kept above zero, for a finite gradient.
 
     Note:
         The paper has a factor 1/2 at both terms and a sum over all pairs, which a weight replaces.

@@ -44,4 +44,7 @@ class EscapeLoss(MetricLoss):
         Returns:
             The loss, in [0, 1].
         """
-        return escape_probability(transition_matrix(features, self.temperature), targets)
+        # without self loops from the start: beside them all else underflows at a low temperature
+        alone = len(features) == 1
+        graph = transition_matrix(features, self.temperature, self_loops=alone)
+        return escape_probability(graph, targets)

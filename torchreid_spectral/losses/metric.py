@@ -15,7 +15,8 @@ __all__ = ["MetricLoss", "check_margin"]
 class MetricLoss(nn.Module):
     """Loss on the features of a batch, in float32 at least: a subclass has `compare`.
 
-    A batch without a pair (triplet, quadruplet) to compare gives zero, with a gradient of zero.
+    A batch without a pair (triplet, quadruplet) to compare gives zero, with a gradient of zero;
+    the losses of a graph (escape, normalised cut) have their own values there.
 
     Args:
         normalize: Scale features to length one first.

@@ -23,13 +23,14 @@ def as_features(name: str, values: Array) -> Tensor:
         raise InputError(f"{name} must be (N, D) with N, D >= 1, got {tuple(features.shape)}.")
     if not features.is_floating_point():
         raise InputError(f"{name} must be floating point, got {features.dtype}.")
+    features = features.float()  # of float64, what float32 cannot hold is not finite either
     if not features.sum().isfinite() and not (finite := features.isfinite().all(dim=1)).all():
         rows = (~finite).nonzero().flatten()[:5].tolist()
         raise InputError(
             f"{name} must be finite: {int((~finite).sum())} rows hold NaN or infinity, the first "
             f"at index {rows}. Remove them or extract them anew."
         )
-    return features.float()
+    return features
 
 
 def as_cameras(name: str, values: Array | None, count: int) -> Tensor | None:
