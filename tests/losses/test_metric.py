@@ -256,6 +256,7 @@ def test_a_small_step_against_the_gradient_lowers_each():
         (lambda: BatchHardTripletLoss(metric="l2"), "metric must be one of .*got 'l2'"),
         (lambda: QuadrupletLoss(margin_pairs=-1.0), "margin must be >= 0, got -1.0"),
         (lambda: NCALoss(scale=0.0), "scale must be positive, got 0.0"),
+        (lambda: NCALoss(scale=60.0), "at most 40 .*, got 60.0"),
         (lambda: CirclePairLoss(margin=1.5), r"margin must be in \[0, 1\], got 1.5"),
         (lambda: NormalizedCutLoss(temperature=0.0), "temperature must be positive, got 0.0"),
         (lambda: EscapeLoss(temperature=-1.0), "temperature must be positive, got -1.0"),

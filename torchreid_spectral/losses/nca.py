@@ -32,16 +32,19 @@ class NCALoss(MetricLoss):
     with its identity does not count.
 
     Args:
-        scale: > 0; 20 is a temperature of 0.05.
+        scale: In (0, 40]; 20 is a temperature of 0.05. Beyond, probabilities of cosines that are
+            far apart underflow in float32.
 
     Raises:
-        ValueError: If the scale is not positive.
+        ValueError: If the scale is out of range.
         InputError: If pytorch-metric-learning is not installed.
     """  # noqa: DOC502
 
     def __init__(self, scale: float = 20.0) -> None:
         super().__init__(normalize=False)
         self.scale = check_scale(scale)
+        if scale > 40:
+            raise ValueError(f"scale of NCA must be at most 40 (it underflows), got {scale}.")
         require_extra("pytorch_metric_learning", "losses", "NCA")
         from torchreid_spectral.losses import _pml
 
