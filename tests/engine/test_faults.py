@@ -237,7 +237,7 @@ GO_ON = {
     "killed between two renames": (torn, [], 0, ["Resumed"]),
     "killed while writing": (leftover, [], 0, ["Resumed"]),
     "another model": (
-        nothing, ["model.name", "spectral_resnet18"], 2, ["does not fit this model"]),
+        nothing, ["model.name", "spectral_resnet18"], 2, ["is of another run: model.name"]),
     "another optimiser": (nothing, ["train.optim", "sgd"], 2, ["'Adam'", "'SGD'"]),
     "another schedule": (
         nothing, ["train.lr_scheduler", "cosine"], 2, ["CosineAnnealingLR", "does not fit"]),

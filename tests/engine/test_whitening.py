@@ -38,8 +38,9 @@ def test_by_config(torchreid, tiny_options, tmp_path):
 def test_fitted_on_the_training_set_as_it_is_tested(torchreid, tiny_options, tmp_path):
     import argparse
 
-    from tools.main import assemble, effective_config
+    from tools.main import effective_config
     from torchreid_spectral.config import build
+    from torchreid_spectral.config.assemble import assemble
     from torchreid_spectral.engine.whitening import fit_whitening
     from torchreid_spectral.evaluation import Whitening
 

@@ -176,7 +176,8 @@ class SpectralReID:
         chosen = [[labels[name][row] for row in fresh] if name in labels else None
                   for name in ("ids", "camids")]  # fmt: skip
         images = [items[row] for row in fresh]
-        return gallery.extend(self._extracted(images, *chosen, first=next_number(gallery.paths)))
+        first = max(len(gallery), next_number(gallery.paths))
+        return gallery.extend(self._extracted(images, *chosen, first=first))
 
     def search(
         self,
