@@ -366,6 +366,11 @@ def test_cameras_may_be_words_and_people_unknown(reid, pictures):
     method.fit(reid.gallery.features, np.array(numbers))
     expected, _ = method.rank(reid.features(paths[0]), 20, camids=np.array([2]))
     assert [hit.path for hit in found] == [paths[row] for row in expected[0]]
+    pair = reid.search([paths[0], paths[1]], inductive=True, camids=["hall", "attic"], **search)
+    alone = reid.search(paths[0], inductive=True, camids=["hall"], **search)
+    # a camera that is new, and comes first by the alphabet, moves no other
+    one, other = ({hit.path: hit.distance for hit in hits} for hits in (pair[0], alone))
+    assert one == pytest.approx(other, abs=1e-5)
     known = [row for row, name in enumerate(reid.gallery.ids) if name is not None]
     features, ids = reid.gallery.features[known], [reid.gallery.ids[row] for row in known]
     expected = calibrate(features, ids, [words[row] for row in known], false_match_rate=0.2)

@@ -158,15 +158,10 @@ def pair_distances(
     """
     if len(ids) != len(features) or (camids is not None and len(camids) != len(features)):
         raise InputError(f"Give one id (and camera) an image: {len(features)} and {len(ids)}.")
-    known = [row for row, name in enumerate(ids) if name is not None]
-    if len(known) < len(ids):  # nobody knows who they are
+    known = [row for row, name in enumerate(ids) if not _is_nobody(name)]
+    if len(known) < len(ids):
         features, ids = np.asarray(features)[known], [ids[row] for row in known]
         camids = None if camids is None else [camids[row] for row in known]
-    named = np.asarray(ids)
-    if named.dtype.kind in "if" and (named < 0).any():
-        people_of = np.flatnonzero(named >= 0)
-        features, ids = np.asarray(features)[people_of], named[people_of]
-        camids = None if camids is None else np.asarray(camids)[people_of]
     if len(features) > MAX_IMAGES:
         raise InputError(
             f"{len(features)} images are {len(features) ** 2 // 2:,} pairs: calibrate on at most "
@@ -185,6 +180,10 @@ def pair_distances(
         different.append(block[~alike & counted])
     nothing = np.empty(0, dtype=np.float32)
     return np.concatenate([nothing, *same]), np.concatenate([nothing, *different])
+
+
+def _is_nobody(name: Any) -> bool:  # noqa: ANN401
+    return name is None or (isinstance(name, (int, float, np.number)) and bool(name < 0))
 
 
 def calibrate(

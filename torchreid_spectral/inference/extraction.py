@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,12 +14,11 @@ from tqdm import tqdm
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference.calibration import Labels
 from torchreid_spectral.inference.gallery import Gallery
-from torchreid_spectral.inference.images import batches
+from torchreid_spectral.inference.images import batches, is_path
 
-__all__ = ["extract_gallery", "labels_of", "new_rows", "next_number", "numbered"]
+__all__ = ["extract_gallery", "labels_of", "numbered"]
 
 logger = logging.getLogger(__name__)
-_NUMBERED = re.compile(r"image (\d+)")
 
 Read = Callable[[Any], torch.Tensor]
 Forward = Callable[[torch.Tensor], NDArray[np.float32]]
@@ -113,72 +110,21 @@ def labels_of(
     return labels
 
 
-def new_rows(items: Sequence[Any], paths: Sequence[str]) -> list[int]:
-    """Find what a gallery does not hold yet: a file that it holds under another spelling is known.
-
-    Args:
-        items: Images or their paths.
-        paths: Those of the gallery.
-
-    Returns:
-        Positions among ``items``; of a path that is given twice, the first.
-    """
-    known, rows = {_resolved(path) for path in paths}, []
-    for row, item in enumerate(items):
-        if is_path(item):
-            place = _resolved(item)
-            if place in known:
-                continue
-            known.add(place)
-        rows.append(row)
-    return rows
-
-
-def next_number(paths: Sequence[str]) -> int:
-    """Give the number after all that name images without a path.
-
-    Args:
-        paths: Of a gallery.
-
-    Returns:
-        For instance 3 where ``image 2`` is the last.
-    """
-    numbers = [int(found[1]) for path in paths if (found := _NUMBERED.fullmatch(path))]
-    return max(numbers, default=-1) + 1
-
-
-def numbered(cameras: Labels, known: Labels) -> NDArray[np.int64]:
+def numbered(cameras: Labels, known: Labels) -> NDArray[Any]:
     """Give cameras as numbers, since re-rankers compare numbers.
 
     Args:
         cameras: ``(N,)`` numbers or words.
-        known: Those of the gallery, by which words are numbered.
+        known: Those of the gallery; words are numbered in its order, new ones after them.
 
     Returns:
-        ``(N,)``.
+        ``(N,)``; as they are, where the gallery's are numbers.
     """
-    given = np.asarray(cameras)
-    if given.dtype.kind in "biuf":
-        return given.astype(np.int64)
-    words = [str(camera) for camera in known]
-    order = {word: number for number, word in enumerate(sorted({*words, *map(str, cameras)}))}
-    return np.array([order[str(camera)] for camera in cameras], dtype=np.int64)
-
-
-def is_path(item: Any) -> bool:  # noqa: ANN401
-    """Tell the path of an image from an image.
-
-    Args:
-        item: Either.
-
-    Returns:
-        Whether it is a path.
-    """
-    return isinstance(item, (str, os.PathLike))
-
-
-def _resolved(path: str | os.PathLike[str]) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+    if np.asarray(known).dtype.kind in "biuf":
+        return np.asarray(cameras)
+    words = dict.fromkeys(map(str, [*known, *cameras]))
+    order = {word: number for number, word in enumerate(words)}
+    return np.array([order[str(camera)] for camera in cameras])
 
 
 def _readable(

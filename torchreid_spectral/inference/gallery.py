@@ -12,6 +12,8 @@ File                        Holds
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +26,12 @@ from safetensors.numpy import load_file, save_file
 
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.inference.images import is_path
 
 __all__ = ["Gallery"]
 
 _FORMAT = 1
+_NUMBERED = re.compile(r"image (\d+)")
 
 
 @dataclass
@@ -64,6 +68,34 @@ class Gallery:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def new_rows(self, items: Sequence[Any]) -> list[int]:
+        """Find what is not there yet: a file that is, under another spelling, is known.
+
+        Args:
+            items: Images, which are all new, or paths.
+
+        Returns:
+            Positions among ``items``; of a path that is given twice, the first.
+        """
+        known, rows = {_resolved(path) for path in self.paths}, []
+        for row, item in enumerate(items):
+            if is_path(item):
+                place = _resolved(item)
+                if place in known:
+                    continue
+                known.add(place)
+            rows.append(row)
+        return rows
+
+    def next_number(self) -> int:
+        """Give a number that names no image here: those without a path are ``image N``.
+
+        Returns:
+            At least the number of images.
+        """
+        named = (_NUMBERED.fullmatch(path) for path in self.paths)
+        return max([len(self) - 1, *(int(found[1]) for found in named if found)]) + 1
+
     def extend(self, other: Gallery) -> int:
         """Add what is new; paths that are there already are passed over.
 
@@ -77,11 +109,7 @@ class Gallery:
             InputError: If it is of other weights, or only one of the two has ids or cameras.
         """
         self.require_model(other.model)
-        known, rows = set(self.paths), []
-        for row, path in enumerate(other.paths):
-            if path not in known:
-                known.add(path)
-                rows.append(row)
+        rows = self.new_rows(other.paths)
         labels = [(name, getattr(self, name), getattr(other, name)) for name in ("ids", "camids")]
         for name, mine, theirs in labels:  # before anything is changed
             if (mine is None) != (theirs is None):
@@ -152,6 +180,10 @@ class Gallery:
         skipped = {file: why for shard in shards for file, why in shard.skipped.items()}
         about = manifest["model"], manifest["metric"], skipped
         return cls(features, paths or [], ids, camids, *about)
+
+
+def _resolved(path: str | os.PathLike[str]) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def write_shard(folder: Path, number: int, part: Gallery) -> str:

@@ -18,7 +18,7 @@ from torchreid_spectral._files import walk
 from torchreid_spectral.data.images import as_rgb
 from torchreid_spectral.errors import InputError
 
-__all__ = ["EXTENSIONS", "is_single", "items_of", "list_folder", "to_tensor"]
+__all__ = ["EXTENSIONS", "is_path", "is_single", "items_of", "list_folder", "to_tensor"]
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 
@@ -48,6 +48,18 @@ def list_folder(folder: str | Path) -> list[str]:
     return paths
 
 
+def is_path(item: Any) -> bool:  # noqa: ANN401
+    """Tell the path of an image from an image.
+
+    Args:
+        item: Either.
+
+    Returns:
+        Whether it is a path.
+    """
+    return isinstance(item, (str, os.PathLike))
+
+
 def is_single(images: Any) -> bool:  # noqa: ANN401 (see items_of)
     """Say whether this is one image rather than a batch.
 
@@ -59,7 +71,7 @@ def is_single(images: Any) -> bool:  # noqa: ANN401 (see items_of)
     """
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim == 3
-    return isinstance(images, (str, os.PathLike, Image.Image))
+    return is_path(images) or isinstance(images, Image.Image)
 
 
 def items_of(images: Any) -> Sequence[Any]:  # noqa: ANN401
@@ -75,7 +87,7 @@ def items_of(images: Any) -> Sequence[Any]:  # noqa: ANN401
     Raises:
         InputError: If there is none, or it is nothing of that kind.
     """
-    if isinstance(images, (str, os.PathLike)) and Path(images).expanduser().is_dir():
+    if is_path(images) and Path(images).expanduser().is_dir():
         return list_folder(Path(images))
     if is_single(images):
         return [images]
@@ -142,7 +154,7 @@ def _picture(item: Any, channels: str | None) -> Image.Image:  # noqa: ANN401
             raise InputError(f"An image of mode {item.mode} is not taken: {error}.") from error
     if isinstance(item, np.ndarray):
         return _from_array(item, channels)
-    if not isinstance(item, (str, os.PathLike)):
+    if not is_path(item):
         raise InputError(f"An image cannot be of type {type(item).__name__}.")
     try:
         with Image.open(Path(item).expanduser()) as image:

@@ -18,13 +18,7 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.inference.answers import Comparison, Hit
 from torchreid_spectral.inference.calibration import Calibration, Labels, calibrate
-from torchreid_spectral.inference.extraction import (
-    extract_gallery,
-    labels_of,
-    new_rows,
-    next_number,
-    numbered,
-)
+from torchreid_spectral.inference.extraction import extract_gallery, labels_of, numbered
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.inference.images import batches, is_single, items_of, to_tensor
 from torchreid_spectral.inference.weights import fingerprint, open_model
@@ -169,15 +163,14 @@ class SpectralReID:
             InputError: If there is no gallery yet, or ids do not fit.
         """  # noqa: DOC502
         gallery, items = self._gallery(), items_of(images)
-        fresh = new_rows(items, gallery.paths)
+        fresh = gallery.new_rows(items)
         if not fresh:
             return 0
         labels = labels_of(items, ids, camids)
         chosen = [[labels[name][row] for row in fresh] if name in labels else None
                   for name in ("ids", "camids")]  # fmt: skip
         images = [items[row] for row in fresh]
-        first = max(len(gallery), next_number(gallery.paths))
-        return gallery.extend(self._extracted(images, *chosen, first=first))
+        return gallery.extend(self._extracted(images, *chosen, first=gallery.next_number()))
 
     def search(
         self,
