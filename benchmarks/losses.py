@@ -121,7 +121,7 @@ def build(options: list[str], args: argparse.Namespace) -> Any:
     """Build the engine of one row by its config lines."""
     import torchreid_spectral as ts
     from torchreid_spectral.config import build as objects
-    from torchreid_spectral.config import get_default_config, merge_options
+    from torchreid_spectral.config import engines, get_default_config, merge_options
     from torchreid_spectral.config.check import check_config
 
     cfg = get_default_config()
@@ -132,7 +132,7 @@ def build(options: list[str], args: argparse.Namespace) -> Any:
     with objects.active_defaults(cfg):
         model = ts.build_model(cfg.model.name, 100, loss=cfg.loss.name, pretrained=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    engine = objects.build_engine(cfg, Images(100), model, optimizer, None)
+    engine = engines.build_engine(cfg, Images(100), model, optimizer, None)
     engine.set_model_mode("train")
     return engine
 

@@ -203,7 +203,7 @@ def run(task: Task) -> tuple[str, dict[str, Any]]:
     """
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
-    from torchreid_spectral.config import build
+    from torchreid_spectral.config import build, engines
     from torchreid_spectral.engine.results import provenance
     from torchreid_spectral.report.history import read_history, seconds_a_step
 
@@ -222,9 +222,9 @@ def run(task: Task) -> tuple[str, dict[str, Any]]:
         for layer in TRUNK:
             setattr(model, layer, nn.Identity())
         optimizer = build.build_optimizer(cfg, model)
-        engine = build.build_engine(cfg, data, model, optimizer,
+        engine = engines.build_engine(cfg, data, model, optimizer,
                                     build.build_scheduler(cfg, optimizer))  # fmt: skip
-        engine.run(**build.run_kwargs(cfg))
+        engine.run(**engines.run_kwargs(cfg))
     metrics, seconds = ranked(*(features(model, part.dataset) for part in
                                 data.test_loader["market1501"].values()))  # fmt: skip
     history = read_history(folder)

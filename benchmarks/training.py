@@ -156,6 +156,7 @@ def build(args: argparse.Namespace) -> Any:
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
     from torchreid_spectral.config import build as builders
+    from torchreid_spectral.config import engines
     from torchreid_spectral.models.spectral_net import set_last_stride
 
     torchreid, cfg = _compat.load(), config(args)
@@ -172,7 +173,7 @@ def build(args: argparse.Namespace) -> Any:
         if args.one == "stock":
             kind = torchreid.engine.ImageSoftmaxEngine
             return kind(data, model, optimizer, use_gpu=cfg.use_gpu)
-        return builders.build_engine(cfg, data, model, optimizer, None, progress=False)
+        return engines.build_engine(cfg, data, model, optimizer, None, progress=False)
 
 
 class Enough(Exception):

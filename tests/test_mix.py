@@ -12,7 +12,7 @@ import torch
 
 import torchreid_spectral as ts
 from tests.no_data import NoData
-from torchreid_spectral.config import build, get_default_config, merge_options
+from torchreid_spectral.config import build, engines, get_default_config, merge_options
 from torchreid_spectral.config.check import check_config
 from torchreid_spectral.losses.registry import ID_LOSSES, METRIC_LOSSES
 
@@ -95,7 +95,7 @@ def built(cfg, seed):
     with build.active_defaults(cfg):
         model = ts.build_model(cfg.model.name, 4, loss=cfg.loss.name, pretrained=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
-    return model, build.build_engine(cfg, NoData(), model, optimizer, None)
+    return model, engines.build_engine(cfg, NoData(), model, optimizer, None)
 
 
 def still(model):

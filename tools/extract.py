@@ -64,13 +64,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_reid(args: argparse.Namespace, **more: Any) -> Any:
     """Open the weights; from here on messages go to standard error, answers to standard output."""
+    from torchreid_spectral import registry
     from torchreid_spectral.inference import SpectralReID
 
-    package = logging.getLogger("torchreid_spectral")
-    if not package.handlers and not logging.getLogger().handlers:
-        package.addHandler(logging.StreamHandler())
-        package.setLevel(logging.INFO)
-
+    registry.show_messages(logging.StreamHandler())
     names = ("model_name", "height", "width")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return SpectralReID(

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> Any:
 
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
-    from torchreid_spectral.config import build, report
+    from torchreid_spectral.config import build, engines, report
     from torchreid_spectral.config.assemble import assemble, set_backends
     from torchreid_spectral.config.check import check_config
     from torchreid_spectral.config.resume import resume_own
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> Any:
                 torchreid.utils.set_random_seed(cfg.train.seed + rank)
             resume_own(cfg, engine)
             write_report = report.start_report(cfg, engine)
-            result = engine.run(**build.run_kwargs(cfg))
+            result = engine.run(**engines.run_kwargs(cfg))
             write_report()
             if result is not None:
                 print(table(result))

@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> Path | None:
     """Test and write."""
     import torchreid_spectral as ts
-    from torchreid_spectral.config import build, merge_options, report
+    from torchreid_spectral.config import build, engines, merge_options, report
     from torchreid_spectral.config.assemble import assemble, set_backends
     from torchreid_spectral.config.check import check_config
     from torchreid_spectral.config.merging import merged_config
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> Path | None:
         engine = assemble(cfg)
         finish = report.start_report(cfg, engine)
         # the run's own metrics.json stays as it is
-        engine.run(**{**build.run_kwargs(cfg), "save_dir": elsewhere})
+        engine.run(**{**engines.run_kwargs(cfg), "save_dir": elsewhere})
         return finish()
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "model_defaults",
     "model_options",
     "register",
+    "show_messages",
 ]
 
 PREFIX = "spectral_"
@@ -79,7 +80,7 @@ def register(overwrite: bool = False) -> None:
     patch_transforms()
     patch_schedulers()
     _compat.replace_everywhere(root.metrics.evaluate_rank, evaluate_rank)
-    _show_messages()
+    show_messages()
     _registered = True
 
 
@@ -215,12 +216,16 @@ def _contract(loss: str, *, spectral: bool) -> str:
     return "spectral" if spectral else "triplet"
 
 
-def _show_messages() -> None:
-    """Show this package's messages on standard output, as torchreid's, unless the user logs."""
+def show_messages(handler: logging.Handler | None = None) -> None:
+    """Show this package's messages, unless the user logs or they are shown already.
+
+    Args:
+        handler: Where; standard output by default, as torchreid's.
+    """
     logger = logging.getLogger("torchreid_spectral")
     if logger.handlers or logging.getLogger().handlers:
         return
-    logger.addHandler(_StandardOutput())
+    logger.addHandler(handler or _StandardOutput())
     logger.setLevel(logging.INFO)
     logger.propagate = False
 

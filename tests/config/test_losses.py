@@ -5,7 +5,7 @@ import torch
 
 import torchreid_spectral as ts
 from tests.no_data import NoData
-from torchreid_spectral.config import build, get_default_config, merge_file, merge_options
+from torchreid_spectral.config import engines, get_default_config, merge_file, merge_options
 from torchreid_spectral.config.check import check_config
 from torchreid_spectral.config.losses import build_criterion, build_distillation, chosen_losses
 from torchreid_spectral.errors import InputError
@@ -56,7 +56,7 @@ def test_one_loss_alone(torchreid, name, expected):
     check_config(cfg)
     assert chosen_losses(cfg) == expected
     model = ts.build_model(cfg.model.name, 4, loss=name, pretrained=False)
-    engine = build.build_engine(cfg, NoData(), model, optimizer(model), None)
+    engine = engines.build_engine(cfg, NoData(), model, optimizer(model), None)
     outputs = model(torch.rand(8, 3, 64, 32))
     loss, parts = engine.compute_losses(outputs, torch.arange(4).repeat_interleave(2))
     loss.backward()
@@ -67,7 +67,7 @@ def test_a_metric_loss_alone_trains_a_stock_model(torchreid):
     cfg = config("model.name", "osnet_x0_25", "loss.name", "quadruplet")
     check_config(cfg)
     model = ts.build_model("osnet_x0_25", 4, loss="quadruplet", pretrained=False)
-    engine = build.build_engine(cfg, NoData(), model, optimizer(model), None)
+    engine = engines.build_engine(cfg, NoData(), model, optimizer(model), None)
     loss, parts = engine.compute_losses(
         model(torch.rand(8, 3, 64, 32)), torch.arange(4).repeat_interleave(2)
     )

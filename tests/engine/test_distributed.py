@@ -24,7 +24,7 @@ import os
 import sys
 import torch
 import torchreid_spectral as ts
-from torchreid_spectral.config import build, get_default_config, merge_options
+from torchreid_spectral.config import build, engines, get_default_config, merge_options
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.base import ReportingMixin
 
@@ -53,7 +53,7 @@ def step(options):
         model = model.cuda() if gpu else model
         optimizer = build.build_optimizer(cfg, model)
         ReportingMixin._loader = lambda self, loader: loader
-        engine = build.build_engine(cfg, Data, model, optimizer, None)
+        engine = engines.build_engine(cfg, Data, model, optimizer, None)
     if getattr(engine, "distillation", None) is not None:
         engine.distillation.teacher.double()
     model.train()  # in float64, so that what differs is a mistake, and no order of sums

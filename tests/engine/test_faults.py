@@ -496,7 +496,13 @@ def test_skipped_step_leaves_no_trace(torchreid, place):
 
 
 def build_engine(place, *more):
-    from torchreid_spectral.config import build, get_default_config, merge_file, merge_options
+    from torchreid_spectral.config import (
+        build,
+        engines,
+        get_default_config,
+        merge_file,
+        merge_options,
+    )
 
     cfg = get_default_config()
     merge_file(cfg, REPOSITORY / OPTIONS[1])
@@ -509,7 +515,7 @@ def build_engine(place, *more):
         model = ts.build_model(cfg.model.name, data.num_train_pids, cfg.loss.name, False)
         optimizer = build.build_optimizer(cfg, model)
         scheduler = build.build_scheduler(cfg, optimizer)
-        return build.build_engine(cfg, data, model, optimizer, scheduler)
+        return engines.build_engine(cfg, data, model, optimizer, scheduler)
 
 
 def test_replaced_images_keep_the_batch(place):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchreid_spectral as ts
-from torchreid_spectral.config import build, get_default_config, merge_options
+from torchreid_spectral.config import build, engines, get_default_config, merge_options
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.progress import Progress
 from torchreid_spectral.errors import InputError, RunError
@@ -41,7 +41,7 @@ def build_engine(torchreid, monkeypatch):
             model = ts.build_model(cfg.model.name, 4, cfg.loss.name, False, gpu)
             model = model.cuda() if gpu else model
             optimizer = build.build_optimizer(cfg, model)
-            engine = build.build_engine(cfg, Data, model, optimizer, None)
+            engine = engines.build_engine(cfg, Data, model, optimizer, None)
         model.train()
         for module in model.modules() if frozen else ():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):

@@ -14,7 +14,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_spectral import _compat, registry
-from torchreid_spectral.config import build
+from torchreid_spectral.config import build, engines
 from torchreid_spectral.data.catalog import missing_message
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
@@ -59,7 +59,7 @@ def assemble(cfg: CfgNode, *, commit: str | None = None) -> Any:  # noqa: ANN401
         commit: Of the program, kept with the metrics.
 
     Returns:
-        The engine, whose ``run`` takes :func:`~torchreid_spectral.config.build.run_kwargs`.
+        The engine, whose ``run`` takes :func:`~torchreid_spectral.config.engines.run_kwargs`.
 
     Raises:
         InputError: If data, weights or options are missing or do not fit.
@@ -85,7 +85,7 @@ def assemble(cfg: CfgNode, *, commit: str | None = None) -> Any:  # noqa: ANN401
         )
     say(f"Building {cfg.loss.name}-engine for {cfg.data.type}-reid")
     record = {"config": to_dict(cfg), "seed": cfg.train.seed, "commit": commit}
-    return build.build_engine(cfg, datamanager, model, optimizer, scheduler, record=record)
+    return engines.build_engine(cfg, datamanager, model, optimizer, scheduler, record=record)
 
 
 def _load_data(cfg: CfgNode) -> Any:  # noqa: ANN401

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
 from torchreid_spectral.config.assemble import is_own, require_file, to_dict
+from torchreid_spectral.config.merging import leaves
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder
 from torchreid_spectral.engine.loop import say
@@ -44,14 +46,15 @@ def resume_own(cfg: CfgNode, engine: Any) -> None:  # noqa: ANN401
         say(f"No checkpoint in {cfg.data.save_dir}: starting afresh.")
         return
     changed = changes(checkpoint.state.get("config", {}), to_dict(cfg))
-    other = [line for line in changed if line.split(" ")[0] in IDENTITY]
+    other = [f"{key} {changed[key]}" for key in IDENTITY if key in changed]
     if other and given == "auto" and checkpoint.state.get("config"):
         raise InputError(
             f"The checkpoint in {cfg.data.save_dir} is of another run: {', '.join(other)}. Choose "
             "another data.save_dir, or name the checkpoint in model.resume to go on from it."
         )
     if changed:
-        say(f"The config has changed since the checkpoint: {', '.join(changed)}")
+        lines = (f"{key} {change}" for key, change in changed.items())
+        say(f"The config has changed since the checkpoint: {', '.join(lines)}")
     engine.resume(checkpoint)
     steps = checkpoint.state["loader"][0]["position"]
     say(f"Resumed in epoch {engine.progress.epoch + 1} after {steps} of its steps.")
@@ -66,22 +69,17 @@ def _read_own(cfg: CfgNode) -> Checkpoint | None:
     return CheckpointFolder(path.parent).load(path.name.split(".")[0])
 
 
-def changes(before: Any, now: Any, prefix: str = "") -> list[str]:  # noqa: ANN401
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """List what differs between two configs; where a run lies and goes on from may.
 
     Args:
         before: Nested plain data.
         now: The same.
-        prefix: Before the keys.
 
     Returns:
-        One line a key.
+        Key to what it was and is.
     """
-    found = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += changes(old, new, f"{prefix}{name}.")
-        elif old != new and f"{prefix}{name}" not in ("model.resume", "data.save_dir"):
-            found.append(f"{prefix}{name} {old} -> {new}")
-    return found
+    old, new = dict(leaves(before)), dict(leaves(now))
+    keys = sorted({*old, *new} - {"model.resume", "data.save_dir"})
+    pairs = {key: (old.get(key), new.get(key)) for key in keys}
+    return {key: f"{was} -> {now_is}" for key, (was, now_is) in pairs.items() if was != now_is}

@@ -6,83 +6,18 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
+from torchreid_spectral.data.findings import Finding, Report, counts_of, table_of
 from torchreid_spectral.data.folder import SPLITS, Item, Scan, natural
 from torchreid_spectral.data.images import as_rgb
 from torchreid_spectral.data.splits import REASONS, camera_advice, propose_split, unmatched
 from torchreid_spectral.errors import InputError
 
-__all__ = ["Finding", "Report", "check"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        code: A word for programs.
-        severity: ``error`` (exit status 1) or ``warning``.
-        count: How many cases.
-        message: What, and what to do.
-        examples: A few cases.
-        counted: Whether the message goes on from the count.
-    """
-
-    code: str
-    severity: str
-    count: int
-    message: str
-    examples: tuple[str, ...] = ()
-    counted: bool = True
-
-    @property
-    def text(self) -> str:
-        """The message, after its count where cases are counted."""
-        return f"{self.count} {self.message}" if self.counted else self.message
-
-
-@dataclass
-class Report:
-    """All that :func:`check` says.
-
-    Attributes:
-        root: What was checked.
-        kind: ``image`` or ``video``.
-        counts: Items, identities and cameras of each split.
-        per_identity: Items of each identity, by split.
-        per_camera: Items of each camera, by split.
-        findings: What is wrong, errors first.
-        proposal: A split where none is given and one can be made.
-    """
-
-    root: str
-    kind: str
-    counts: dict[str, dict[str, int]]
-    per_identity: dict[str, dict[str, int]]
-    per_camera: dict[str, dict[str, int]]
-    findings: list[Finding] = field(default_factory=list)
-    proposal: list[Item] | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """0 where nothing is wrong or only warned of, else 1."""
-        return int(any(finding.severity == "error" for finding in self.findings))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give plain values for JSON.
-
-        Returns:
-            Everything, the proposal as counts alone.
-        """
-        content = asdict(self) | {"exit_code": self.exit_code}
-        content["proposal"] = None if self.proposal is None else _counts(self.proposal)
-        return content
+__all__ = ["check"]
 
 
 def check(
@@ -113,9 +48,9 @@ def check(
     report = Report(
         str(found.root),
         found.kind,
-        _counts(items),
-        _table(items, "pid"),
-        _table(items, "camid"),
+        counts_of(items),
+        table_of(items, "pid"),
+        table_of(items, "camid"),
     )
     report.findings += _names(found)
     if read_files:
@@ -138,27 +73,6 @@ def check(
     report.findings += _batches(trained, batch_size, num_instances, found.distractors)
     report.findings.sort(key=lambda finding: finding.severity)
     return report
-
-
-def _counts(items: Sequence[Item]) -> dict[str, dict[str, int]]:
-    counts = {}
-    for split in (*SPLITS, ""):
-        part = [item for item in items if item.split == split]
-        if part:
-            counts[split or "no split"] = {
-                "items": len(part),
-                "files": sum(len(item.files) for item in part),
-                "identities": len({item.pid for item in part}),
-                "cameras": len({item.camid for item in part}),
-            }
-    return counts
-
-
-def _table(items: Iterable[Item], name: str) -> dict[str, dict[str, int]]:
-    table: dict[str, Counter[str]] = defaultdict(Counter)
-    for item in items:
-        table[getattr(item, name)][item.split or "no split"] += 1
-    return {key: dict(table[key]) for key in sorted(table, key=natural)}
 
 
 def _some(values: Iterable[str], limit: int = 5) -> tuple[str, ...]:
