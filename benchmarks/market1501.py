@@ -29,9 +29,12 @@ from torchreid_spectral.errors import InputError
 STEPS_AN_EPOCH = 46  # 751 identities once an epoch, 16 at a time
 SIZES = {
     "small": ["data.height", "128", "data.width", "64"],
-    "full": ["data.height", "256", "data.width", "128"],
-}
-EPOCHS = {"small": 26, "full": 130}
+    "full": ["data.height", "256", "data.width", "128", "train.amp", "bf16",
+             "train.lr_scheduler", "warmup_cosine",
+             "train.open_layers", "[conv3,conv4,conv5,fc,classifier]"],
+}  # fmt: skip
+EPOCHS = {"small": 26, "full": 70}
+FROZEN = {"small": 0.0, "full": 0.8}  # share of the epochs in which the first layers rest
 # What changes no figure but the time.
 SHARED = ["train.channels_last", "True", "data.cache", "ram", "data.workers", "1",
           "data.persistent_workers", "True", "train.graph_every", f"{STEPS_AN_EPOCH}",
@@ -74,6 +77,9 @@ SUITES: dict[str, dict[str, Variant]] = {
                     "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
                     "spectral.neck", "bnneck", "spectral.pooling", "gem", "spectral.stripes", "2",
                     "spectral.test_feature", "bottleneck"),
+    # GeM pooling, stripes and random crops.
+    "parts": pairs("parts", "spectral.pooling", "gem", "spectral.stripes", "2",
+                   "data.transforms", "[random_flip,random_pad_crop]"),
     # K 4, 8, 16 images an identity, 128 images and equally many steps each.
     "batches": BASELINE | SPECTRAL | pairs("images_4", "sampler.num_instances", "4")
     | pairs("images_16", "sampler.num_instances", "16"),
@@ -103,6 +109,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("suites", nargs="+", choices=[*SUITES], help="what is compared")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the suites, these alone")
     parser.add_argument("--size", choices=[*SIZES], default="small")
     parser.add_argument("--weights", required=True, type=Path, help="OSNet x0.25 of MSMT17")
     parser.add_argument("--root", default="reid-data", help="folder that holds the datasets")
@@ -123,7 +130,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="picture of mAP, a panel a suite")  # fmt: skip
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
-    return parser.parse_args(argv)
+    return checked(parser, argv)
+
+
+def checked(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Refuse names of ``--only`` that no suite has."""
+    args = parser.parse_args(argv)
+    have = [name for suite in args.suites for name in SUITES[suite]]
+    for name in args.only or []:
+        if name not in have:
+            parser.error(f"--only {name} is in none of these suites; they have {', '.join(have)}")
+    return args
 
 
 def schedule(size: str, options: Sequence[str]) -> list[str]:
@@ -131,7 +150,8 @@ def schedule(size: str, options: Sequence[str]) -> list[str]:
     given = dict(zip(options[::2], options[1::2]))
     epochs = EPOCHS[size] * 8 // int(given.get("sampler.num_instances", "8"))
     steps = [round(epochs * share) for share in (17 / 26, 23 / 26)]
-    return ["train.max_epoch", f"{epochs}", "train.stepsize", f"[{steps[0]},{steps[1]}]"]
+    return ["train.max_epoch", f"{epochs}", "train.stepsize", f"[{steps[0]},{steps[1]}]",
+            "train.fixbase_epoch", f"{round(epochs * FROZEN[size])}"]  # fmt: skip
 
 
 def train(args: argparse.Namespace) -> int:
@@ -154,7 +174,8 @@ def train(args: argparse.Namespace) -> int:
 
 def chosen(args: argparse.Namespace) -> dict[str, Variant]:
     """List the variants of all suites that were asked for, each once."""
-    return {name: each for suite in args.suites for name, each in SUITES[suite].items()}
+    return {name: each for suite in args.suites for name, each in SUITES[suite].items()
+            if name in (args.only or SUITES[suite])}  # fmt: skip
 
 
 def collect(args: argparse.Namespace) -> None:

@@ -74,6 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("suites", nargs="+", choices=[*whole.SUITES], help="what is compared")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the suites, these alone")
     parser.add_argument("--weights", required=True, type=Path, help="OSNet x0.25 of MSMT17")
     parser.add_argument("--root", default="reid-data", help="folder that holds the datasets")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
@@ -85,7 +86,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="picture of mAP, a panel a suite")  # fmt: skip
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
-    return parser.parse_args(argv)
+    return whole.checked(parser, argv)
 
 
 def configured(args: argparse.Namespace, name: str, seed: int) -> Any:

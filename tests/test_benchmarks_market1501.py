@@ -205,3 +205,19 @@ def test_defaults_are_tabled_beside_what_a_change_adds():
         "| `local_blurring` | 60.00 / 80.00 | 60.00 / 80.00 |",
         "| `k=5` | -1.00 | +9.00 |",
     ]
+
+
+def test_only_some_of_a_suite(module, capsys):
+    given = ["ablation", "parts", "--weights", "w.pth", "--only", "spectral", "parts_walk"]
+    assert [*module.chosen(module.parse(given))] == ["spectral", "parts_walk"]
+    with pytest.raises(SystemExit):
+        module.parse([*given, "parts_wlak"])
+    assert "parts_wlak is in none of these suites; they have baseline," in capsys.readouterr().err
+
+
+def test_the_first_layers_rest_in_full_size(module):
+    options = module.schedule("full", [])
+    assert options[options.index("train.fixbase_epoch") + 1] == "56"
+    assert options[options.index("train.max_epoch") + 1] == "70"
+    options = module.schedule("small", [])
+    assert options[options.index("train.fixbase_epoch") + 1] == "0"

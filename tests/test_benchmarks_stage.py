@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.test_benchmarks_market1501 import ROOT, load
 
-ARGS = argparse.Namespace(suites=["ablation", "temperature"], root="reid-data", set=[])
+ARGS = argparse.Namespace(only=None, suites=["ablation", "temperature"], root="reid-data", set=[])
 
 
 @pytest.fixture

@@ -47,6 +47,16 @@ def test_stripes_of_every_family(torchreid, name):
     assert model.eval()(images()).shape == (4, 3 * width)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("pooling", ["avg", "gem"])
+def test_channels_last_changes_nothing(torchreid, name, pooling):
+    model, x = build(name, stripes=2, pooling=pooling).eval(), images()
+    expected = model(x)
+    model.to(memory_format=torch.channels_last)
+    found = model(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_parts_are_stripes_of_the_map(torchreid):
     model = still(build("resnet18", "triplet", stripes=2))
     maps = []

@@ -65,15 +65,16 @@ class PartPool(nn.Module):
             x: Maps; values below 1e-6 count as that for the generalised mean.
 
         Returns:
-            The parts of all partitions, one after the other.
+            The parts of all partitions, one after the other; contiguous, because torchreid's
+            backbones flatten them with ``view``, which channels_last maps would not allow.
         """
         if self.p is None:
-            return self._pool(x)
+            return self._pool(x).contiguous()
         with full_precision(x):
             wide = at_least_float32(x).clamp(min=_SMALLEST)
             power = self.p.to(wide.dtype)
             pooled = self._pool(wide.pow(power)).pow(1 / power)
-        return pooled.to(x.dtype)
+        return pooled.to(x.dtype).contiguous()
 
     def _pool(self, x: Tensor) -> Tensor:
         return torch.cat([adaptive_avg_pool2d(x, (rows, 1)) for rows in self.rows], dim=2)
