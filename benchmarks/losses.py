@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,34 +58,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "teacher.pth"
         torch.save(ts.build_model(TEACHER, 1, pretrained=False).state_dict(), weights)
-        engines = {name: build(options, args) for name, options in rows(weights).items()}
+        engines = {name: build(options) for name, options in rows(weights).items()}
     per_identity = args.batch // args.identities
     batch = {
         "img": torch.rand(args.batch, 3, 64, 32, generator=torch.Generator().manual_seed(0)),
         "pid": torch.arange(args.identities).repeat_interleave(per_identity),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for step in range(args.warm_up + args.steps):
-        for name, engine in engines.items():
-            started = time.perf_counter()
-            engine.forward_backward(batch)
-            if step >= args.warm_up:
-                seconds[name].append(time.perf_counter() - started)
-    base = statistics.median(seconds[BASE])
-    table = {
-        name: {
-            "seconds": statistics.median(values),
-            "quartiles": statistics.quantiles(values, n=4)[::2],
-            "relative": statistics.median(values) / base,
-        }
-        for name, values in seconds.items()
-    }
+    steps = {name: partial(engine.forward_backward, batch) for name, engine in engines.items()}
+    table = in_turns(steps, args.warm_up, args.steps)
     for name, row in table.items():
         print(f"{name:<16}{row['seconds'] * 1e3:9.1f} ms{row['relative']:7.2f}")
     if args.out:
         found = {"losses": table, "batch": args.batch, "threads": torch.get_num_threads()}
         Path(args.out).write_text(json.dumps(found | provenance(), indent=2) + "\n")
     return 0
+
+
+def in_turns(
+    actions: Mapping[str, Callable[[], Any]], warm_up: int, repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Time actions that take turns.
+
+    Args:
+        actions: By name; the first is what all are compared with.
+        warm_up: Rounds that do not count.
+        repeats: Rounds that do, at least two.
+
+    Returns:
+        For each its median seconds, their quartiles, and the ratio to the first's median.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(warm_up + repeats):
+        for name, action in actions.items():
+            started = time.perf_counter()
+            action()
+            seconds[name].append(time.perf_counter() - started)
+    counted = {name: values[warm_up:] for name, values in seconds.items()}
+    base = statistics.median(next(iter(counted.values())))
+    return {
+        name: {
+            "seconds": statistics.median(values),
+            "quartiles": statistics.quantiles(values, n=4)[::2],
+            "relative": statistics.median(values) / base,
+        }
+        for name, values in counted.items()
+    }
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -117,22 +135,37 @@ def rows(weights: Path) -> dict[str, list[str]]:
     return found | {"+ dark_rank": [*softmax, *taught]}
 
 
-def build(options: list[str], args: argparse.Namespace) -> Any:
+def build(options: list[str]) -> Any:
     """Build the engine of one row by its config lines."""
-    import torchreid_spectral as ts
-    from torchreid_spectral.config import build as objects
-    from torchreid_spectral.config import engines, get_default_config, merge_options
-    from torchreid_spectral.config.check import check_config
+    from torchreid_spectral.config import get_default_config, merge_options
 
     cfg = get_default_config()
     shared = ["model.name", "spectral_osnet_x0_25", "loss.name", "spectral", "use_gpu", "False"]
     merge_options(cfg, [*shared, *options])
+    return engine_of(cfg, identities=100)
+
+
+def engine_of(cfg: Any, identities: int) -> Any:
+    """Build an engine, in training mode, that is handed its batches.
+
+    Args:
+        cfg: The effective config.
+        identities: That are classified.
+
+    Returns:
+        An engine of this package.
+    """
+    import torchreid_spectral as ts
+    from torchreid_spectral.config import build as objects
+    from torchreid_spectral.config import engines
+    from torchreid_spectral.config.check import check_config
+
     check_config(cfg)
     torch.manual_seed(0)
     with objects.active_defaults(cfg):
-        model = ts.build_model(cfg.model.name, 100, loss=cfg.loss.name, pretrained=False)
+        model = ts.build_model(cfg.model.name, identities, loss=cfg.loss.name, pretrained=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    engine = engines.build_engine(cfg, Images(100), model, optimizer, None)
+    engine = engines.build_engine(cfg, Images(identities), model, optimizer, None)
     engine.set_model_mode("train")
     return engine
 

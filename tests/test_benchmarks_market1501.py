@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,9 +129,14 @@ def test_curves_have_a_value_an_epoch():
     assert rows.curves({name: history[name] for name in ("Train/loss",)}, epochs=3) == {}
 
 
-def test_tables_are_paired_by_seed():
-    tables = load(ROOT / "tools" / "results_tables.py")
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    module = load(ROOT / "tools" / "results_tables.py")
+    return SimpleNamespace(**module.KINDS)
 
+
+def test_tables_are_paired_by_seed(tables):
     def row(seed, value):
         found = {view: {"mAP": value, "mAP_trapezoidal": value - 0.01, "rank-1": value + 0.1}
                  for view in ("none", "graph_walk")}  # fmt: skip
@@ -189,8 +195,7 @@ def test_defaults_are_measured_on_networks_and_on_features(
         ("none", {}), ("local_blurring", {}), ("local_blurring", {"k": 5})]  # fmt: skip
 
 
-def test_defaults_are_tabled_beside_what_a_change_adds():
-    tables = load(ROOT / "tools" / "results_tables.py")
+def test_defaults_are_tabled_beside_what_a_change_adds(tables):
     rows = {}
     for name, shift in (("one", 0.0), ("two", 0.1)):
         figures = [{"method": "none", "options": {}, "mAP": 0.5 + shift, "rank-1": 0.7},
@@ -221,3 +226,33 @@ def test_the_first_layers_rest_in_full_size(module):
     assert options[options.index("train.max_epoch") + 1] == "70"
     options = module.schedule("small", [])
     assert options[options.index("train.fixbase_epoch") + 1] == "0"
+
+
+@pytest.fixture
+def cost(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return load(ROOT / "benchmarks" / "market1501_cost.py")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_costs_of_trainings(torchreid, cost, tables, tmp_path, capsys):
+    out = tmp_path / "cost.json"
+    assert cost.main(["steps", "--repeats", "2", "--warm-up", "0", "--json", str(out), "--set",
+                      "train.batch_size", "16", "data.height", "64", "data.width", "32"]) == 0
+    found = json.loads(out.read_text())
+    assert list(found["rows"]) == ["baseline", "spectral", "classified_twice", "walk_alone",
+                                   "steps_2", "steps_3"]  # fmt: skip
+    assert found["images"] == 16
+    for part in ("step", "test"):
+        assert found["rows"]["baseline"][part]["relative"] == 1
+        assert all(row[part]["seconds"] > 0 for row in found["rows"].values())
+    lines = tables.cost(found)
+    assert lines[2].startswith("| `baseline` | ") and lines[2].count("| 1.00 |") == 2
+    assert "steps_3" in capsys.readouterr().out
+
+
+def test_a_batch_has_the_groups_of_its_training(torchreid, cost):
+    args = cost.parse(["batches"])
+    for name, group in (("baseline", 8), ("images_4_walk", 4), ("images_16_walk", 16)):
+        pids = cost.batch(cost.configured(args, name))["pid"]
+        assert pids.unique(return_counts=True)[1].tolist() == [group] * (128 // group)

@@ -24,7 +24,8 @@ between
 
 
 @pytest.fixture
-def tables():
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "tools")
     path = REPOSITORY / "tools" / "results_tables.py"
     spec = importlib.util.spec_from_file_location("results_tables", path)
     module = importlib.util.module_from_spec(spec)
