@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
              for name, engine in engines.items()}  # fmt: skip
     rows = {name: {"step": row}
             for name, row in in_turns(steps, args.warm_up, args.repeats).items()}  # fmt: skip
-    tests = {name: partial(embed, engine, batches[name]["img"]) for name, engine in engines.items()}
+    tests = {name: partial(embed, engine, batches[name]["img"])
+             for name, engine in engines.items()}  # fmt: skip
     for name, row in in_turns(tests, args.warm_up, args.repeats).items():
         rows[name]["test"] = row
     for name, row in rows.items():

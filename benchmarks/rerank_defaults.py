@@ -7,6 +7,8 @@ are folders of training (``data.save_dir``) or feature files. No image and no fe
 Example:
     python benchmarks/rerank_defaults.py log/mobilenetv2 log/osnet features.npz --root reid-data \
         --json results/rerank_defaults.json
+    python benchmarks/rerank_defaults.py small=log/osnet --own cuhk01 reid-data/cuhk01 \
+        --json results/rerank_defaults.json
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from market1501 import read_rows  # beside this file, as the next two
-from market1501_rows import market
+from market1501_rows import market, own
 from numpy.typing import NDArray
 from rerank import SENSITIVITY
 from rerank_rows import features as read_features
@@ -54,14 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 where the user can mend something.
     """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("networks", nargs="+", type=Path, help="folders of training, or npz files")
+    parser.add_argument("networks", nargs="+", metavar="[NAME=]PATH",
+                        help="folders of training, or npz files")  # fmt: skip
     parser.add_argument("--root", default="reid-data", help="folder that holds Market-1501")
+    parser.add_argument("--own", nargs=2, metavar=("NAME", "FOLDER"),
+                        help="own data to test on in place of Market-1501")  # fmt: skip
     parser.add_argument("--json", type=Path, required=True, help="file of the figures")
     args = parser.parse_args(argv)
     try:
         rows = read_rows(args.json)
-        for path in args.networks:
-            name, data, made = load(path, args.root)
+        for network in args.networks:
+            name, data, made = load(network, args)
             print(f"{name} ...", flush=True)
             rows[name] = made | {"figures": [*measured(data)]}
             content = {**provenance(), "threads": torch.get_num_threads(), "rows": rows}
@@ -72,27 +77,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def load(path: Path, root: str) -> tuple[str, Data, dict[str, Any]]:
+def load(network: str, args: argparse.Namespace) -> tuple[str, Data, dict[str, Any]]:
     """Read or extract the test features of a network.
 
     Args:
-        path: Folder of a training, or npz file of query and gallery.
-        root: Folder that holds Market-1501.
+        network: Folder of a training, or npz file of query and gallery, a name before it or not.
+        args: Command line: the images to test on.
 
     Returns:
         The network's name, its features with identities and cameras, and how it was made.
     """
+    given, named, rest = network.partition("=")
+    if Path(network).exists() or not named:  # a path may hold the sign
+        given, rest = "", network
+    path = Path(rest)
     if path.is_file():
-        return path.stem, read_features({"features": str(path)}), {}
+        return given or path.stem, read_features({"features": str(path)}), {}
     from torchreid_spectral.inference import SpectralReID
 
     reid = SpectralReID(path, batch_size=128)
     data: Data = {}
-    for letter, part in zip("qg", market(root)):
+    images = own(args.own[1]) if args.own else market(args.root)
+    for letter, part in zip("qg", images):
         data[f"{letter}f"] = reid.features(part[0], progress=True)
         data[f"{letter}_pids"], data[f"{letter}_camids"] = map(np.asarray, part[1:])
     saved = read_config(path)
-    return saved["model"]["name"], data, {"commit": saved["commit"], "trained": saved["train"]}
+    name = given or saved["model"]["name"]
+    name += f" on {args.own[0]}" if args.own else ""
+    return name, data, {"commit": saved["commit"], "trained": saved["train"]}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -183,6 +183,11 @@ def test_defaults_are_measured_on_networks_and_on_features(
     assert network["figures"][0]["mAP"] == pytest.approx(tested["none"]["mAP"])
     assert network["trained"] == {"epochs": 2, "seed": 1, "weights": "random"}
 
+    assert defaults.main([f"again={trained}", *command, "--own", "drawn", folder]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert rows.pop("again on drawn") == rows["spectral_osnet_x0_25"] == network
+    out.write_text(json.dumps({"rows": rows}))
+
     generator = np.random.default_rng(0)
     data = {f"{part}{kind}": generator.integers(0, 4, 30) for part in ("q_", "g_")
             for kind in ("pids", "camids")}  # fmt: skip
