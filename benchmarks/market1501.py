@@ -33,7 +33,7 @@ SIZES = {
              "train.lr_scheduler", "warmup_cosine",
              "train.open_layers", "[conv3,conv4,conv5,fc,classifier]"],
 }  # fmt: skip
-EPOCHS = {"small": 26, "full": 70}
+EPOCHS = {"small": 26, "full": 64}
 FROZEN = {"small": 0.0, "full": 0.8}  # share of the epochs in which the first layers rest
 # What changes no figure but the time.
 SHARED = ["train.channels_last", "True", "data.cache", "ram", "data.workers", "1",
@@ -43,6 +43,9 @@ SHARED = ["train.channels_last", "True", "data.cache", "ram", "data.workers", "1
 WALK, PLAIN = "spectral_market1501_osnet_x0_25", "baseline_market1501_osnet_x0_25"
 Variant = tuple[str, list[str]]
 SPECTRAL: dict[str, Variant] = {"spectral": (WALK, [])}
+# Stripes beside the whole map, GeM pooling, crops and erasing.
+PARTS = ("spectral.pooling", "gem", "spectral.stripes", "2",
+         "data.transforms", "[random_flip,random_pad_crop,random_erase]")  # fmt: skip
 BASELINE: dict[str, Variant] = {"baseline": (PLAIN, [])}
 
 
@@ -72,14 +75,11 @@ SUITES: dict[str, dict[str, Variant]] = {
     "losses": pairs("softmax", "loss.id", "softmax")
     | pairs("softmax_triplet", "loss.id", "softmax", "loss.metric", "triplet")
     | pairs("softmax_quadruplet", "loss.id", "softmax", "loss.metric", "quadruplet"),
-    # H. Luo et al., 2019: BNNeck, triplet, label smoothing; and GeM pooling, stripes.
+    "parts": pairs("parts", *PARTS),
+    # H. Luo et al., 2019: BNNeck, triplet, label smoothing; and the parts.
     "strong": pairs("strong", "loss.id", "softmax", "loss.metric", "triplet",
                     "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
-                    "spectral.neck", "bnneck", "spectral.pooling", "gem", "spectral.stripes", "2",
-                    "spectral.test_feature", "bottleneck"),
-    # GeM pooling, stripes and random crops.
-    "parts": pairs("parts", "spectral.pooling", "gem", "spectral.stripes", "2",
-                   "data.transforms", "[random_flip,random_pad_crop]"),
+                    "spectral.neck", "bnneck", "spectral.test_feature", "bottleneck", *PARTS),
     # K 4, 8, 16 images an identity, 128 images and equally many steps each.
     "batches": BASELINE | SPECTRAL | pairs("images_4", "sampler.num_instances", "4")
     | pairs("images_16", "sampler.num_instances", "16"),

@@ -98,7 +98,8 @@ def measure(name: str, batch: int) -> dict[str, Any]:
     """Export one spectral model and compare it."""
     import torchreid_spectral as ts
     from torchreid_spectral.inference import Settings
-    from torchreid_spectral.inference.export import FeatureNetwork, export, onnx_difference
+    from torchreid_spectral.inference.export import export, onnx_difference
+    from torchreid_spectral.inference.network import FeatureNetwork
 
     torch.manual_seed(0)
     size = SIZES.get(name, (128, 64))

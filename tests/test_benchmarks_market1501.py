@@ -227,8 +227,8 @@ def test_only_some_of_a_suite(module, capsys):
 
 def test_the_first_layers_rest_in_full_size(module):
     options = module.schedule("full", [])
-    assert options[options.index("train.fixbase_epoch") + 1] == "56"
-    assert options[options.index("train.max_epoch") + 1] == "70"
+    assert options[options.index("train.fixbase_epoch") + 1] == "51"
+    assert options[options.index("train.max_epoch") + 1] == "64"
     options = module.schedule("small", [])
     assert options[options.index("train.fixbase_epoch") + 1] == "0"
 

@@ -10,8 +10,9 @@ from tests.tools.test_main import load_tool
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference import Settings, SpectralReID, open_model
 from torchreid_spectral.inference import export as module
-from torchreid_spectral.inference.export import FeatureNetwork, export, model_card
+from torchreid_spectral.inference.export import export, model_card
 from torchreid_spectral.inference.images import to_tensor
+from torchreid_spectral.inference.network import FeatureNetwork
 
 onnxruntime = pytest.importorskip("onnxruntime")
 FAST = ["resnet18", "osnet_x0_25", "mobilenetv2_x1_0", "squeezenet1_0"]
@@ -97,8 +98,23 @@ def test_feature_network_is_the_formula(weights):
         expected = model((images - mean) / std)
         found = FeatureNetwork(model, settings.mean, settings.std)(images)
         unit = FeatureNetwork(model, settings.mean, settings.std, unit=True)(images)
+        pair = FeatureNetwork(model, settings.mean, settings.std, flip=True, unit=True)(images)
+        both = expected + model((images.flip(3) - mean) / std)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(unit, expected / expected.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(pair, both / both.norm(dim=1, keepdim=True))
+
+
+def test_files_hold_the_mirror_image_where_the_run_was_tested_with_it(weights, tmp_path):
+    model, settings = open_model(weights, flip=True)
+    images = torch.rand(3, 3, 64, 32)
+    with torch.no_grad():
+        expected = (model(images) + model(images.flip(3))) / 2
+    for form in ("onnx", "torchscript"):
+        path = export(model, settings, tmp_path / form, form=form)
+        found = run_onnx(path, images) if form == "onnx" else torch.jit.load(str(path))(images)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert "- Feature: mean of the image's and its mirror" in model_card(settings, None, {}, "f")
 
 
 def test_model_card_shows_metrics():

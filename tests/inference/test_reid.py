@@ -406,8 +406,25 @@ def test_a_half_replaced_gallery_does_not_open(reid, pictures, tmp_path, monkeyp
         Gallery.open(tmp_path)
 
 
-def test_what_the_run_was_tested_with_and_features_are_without_is_named(caplog):
+def test_whitening_that_features_are_without_is_named(caplog):
     from torchreid_spectral.config.inference import inference_settings
 
-    inference_settings({"test": {"whitening": "zca", "flip": True}})
-    assert "tested with test.flip and test.whitening zca" in caplog.text
+    inference_settings({"test": {"whitening": "zca"}})
+    assert "tested with test.whitening zca" in caplog.text
+
+
+def test_a_run_tested_with_mirror_images_is_searched_with_them(reid, run_folder, tmp_path):
+    from torchreid_spectral.inference.weights import open_model
+
+    shutil.copytree(run_folder, tmp_path / "run")
+    file = tmp_path / "run" / "metrics.json"
+    content = json.loads(file.read_text())
+    content["config"].setdefault("test", {})["flip"] = True
+    file.write_text(json.dumps(content))
+    mirrored = SpectralReID(tmp_path / "run", device="cpu")
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), dtype=np.uint8)
+    pair = [reid.features(each, channels="rgb") for each in (images, images[:, :, ::-1])]
+    found = mirrored.features(images, channels="rgb")
+    np.testing.assert_allclose(found, sum(pair) / 2, atol=1e-5)
+    assert mirrored.fingerprint != reid.fingerprint  # its galleries are others
+    assert open_model(tmp_path / "run", flip=False)[1] == reid.settings

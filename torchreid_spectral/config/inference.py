@@ -27,12 +27,10 @@ def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         Fields of :class:`~torchreid_spectral.inference.Settings`.
     """
     cfg = merged_config(config)
-    without = ["test.flip"] if cfg.test.flip else []
-    without += [] if cfg.test.whitening == "none" else [f"test.whitening {cfg.test.whitening}"]
-    if without:
+    if cfg.test.whitening != "none":
         logger.warning(
-            "The run was tested with %s; features of its weights alone are without, and its "
-            "metrics are not theirs.", " and ".join(without)
+            "The run was tested with test.whitening %s; features of its weights alone are "
+            "without, and its metrics are not theirs.", cfg.test.whitening
         )  # fmt: skip
     spectral = cfg.model.name.startswith(registry.PREFIX)
     return {
@@ -44,4 +42,5 @@ def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "std": tuple(cfg.data.norm_std),
         "metric": METRIC_NAMES[cfg.test.dist_metric],
         "normalize": cfg.test.normalize_feature,
+        "flip": cfg.test.flip,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +15,15 @@ from torch import Tensor, nn
 from torchreid_spectral import _compat
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.errors import InputError, UnknownNameError, require_extra
+from torchreid_spectral.inference.network import FeatureNetwork
 from torchreid_spectral.inference.weights import Settings
 
-__all__ = ["FORMATS", "FeatureNetwork", "export", "model_card", "onnx_difference"]
+__all__ = ["FORMATS", "export", "model_card", "onnx_difference"]
 
 OPSET = 18
 # pool with a kernel as large as the map, or (the last) fix the batch size
 NOT_TRACED = {"HACNN", "NASNetAMobile", "PCB", "ShuffleNet", "ShuffleNetV2"}
 TOLERANCE = 1e-4  # of ONNX Runtime against PyTorch, relative to the largest feature
-
-
-class FeatureNetwork(nn.Module):
-    """A model in eval mode as a function of pixels.
-
-    Args:
-        model: Gives ``(B, D)`` in eval mode.
-        mean: Of the pixels; with it and ``std`` the input is RGB in [0, 1], else it must be
-            normalised already.
-        std: Of the pixels.
-        unit: Whether features are scaled to unit length.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        *,
-        unit: bool = False,
-    ) -> None:
-        super().__init__()
-        self.model, self.unit = model.eval(), unit
-        centre, spread = (mean, std) if mean and std else ((0.0,) * 3, (1.0,) * 3)
-        self.register_buffer("centre", torch.tensor(centre)[None, :, None, None])
-        self.register_buffer("spread", torch.tensor(spread)[None, :, None, None])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Extract features.
-
-        Args:
-            images: ``(B, 3, H, W)``, float32.
-
-        Returns:
-            ``(B, D)``.
-        """
-        features: Tensor = self.model((images - self.centre) / self.spread)  # type: ignore[operator]
-        return torch.nn.functional.normalize(features, dim=1) if self.unit else features
 
 
 def export(
@@ -101,7 +64,7 @@ def export(
     if any(parameter.is_cuda for parameter in model.parameters()):
         model = copy.deepcopy(model).cpu()
         _compat.place_constants(model, use_gpu=False)
-    network = FeatureNetwork(model, *pixels, unit=settings.normalize).eval()
+    network = FeatureNetwork(model, *pixels, flip=settings.flip, unit=settings.normalize).eval()
     # two images: a batch of one would be taken for a constant
     example = torch.rand(2, 3, settings.height, settings.width)
     write_whole(path, lambda temporary: FORMATS[form](network, example, temporary))
@@ -133,6 +96,7 @@ def model_card(
         f"- File: {files}",
         f"- Input: RGB, {settings.height} x {settings.width} (height x width), bilinear resize",
         f"- Pixels: mean {list(settings.mean)}, standard deviation {list(settings.std)} of [0, 1]",
+        f"- Feature: {_feature(settings)}",
         f"- Distance: {settings.metric.replace('_', ' ')}",
         f"- Trained on: {sources}",
         f"- Started from: {_start((config or {}).get('model', {}))}",
@@ -266,6 +230,11 @@ def _differs(network: nn.Module, loaded: Any, images: Tensor) -> str:  # noqa: A
         return f"it stops ({str(error).strip().splitlines()[-1][:200]})"
     difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     return "" if difference <= TOLERANCE else f"it differs from PyTorch by {difference:.1e}"
+
+
+def _feature(settings: Settings) -> str:
+    mirrored = "mean of the image's and its mirror image's" if settings.flip else "of the image"
+    return f"{mirrored}, scaled to unit length" if settings.normalize else mirrored
 
 
 def _start(model: Mapping[str, Any]) -> str:

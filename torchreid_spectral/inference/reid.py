@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from torchreid_spectral import _compat
@@ -21,6 +20,7 @@ from torchreid_spectral.inference.calibration import Calibration, Labels, calibr
 from torchreid_spectral.inference.extraction import extract_gallery, labels_of, numbered
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.inference.images import batches, is_single, items_of, to_tensor
+from torchreid_spectral.inference.network import FeatureNetwork
 from torchreid_spectral.inference.weights import fingerprint, open_model
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
 
@@ -60,7 +60,9 @@ class SpectralReID:
         self.model, self.settings = open_model(weights, **settings)
         self.fingerprint = fingerprint(self.model, self.settings)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model.to(self.device)
+        self._network = FeatureNetwork(
+            self.model, flip=self.settings.flip, unit=self.settings.normalize
+        ).to(self.device)
         _compat.place_constants(self.model, use_gpu=self.device.type == "cuda")
         self.channels, self.batch_size = channels, batch_size
         self.gallery: Gallery | None = None
@@ -337,5 +339,5 @@ class SpectralReID:
 
     @torch.no_grad()
     def _forward(self, images: torch.Tensor) -> NDArray[np.float32]:
-        features = self.model(images.to(self.device)).float().cpu()
-        return (normalize(features, dim=1) if self.settings.normalize else features).numpy()
+        features: NDArray[np.float32] = self._network(images.to(self.device)).cpu().numpy()
+        return features

@@ -40,6 +40,7 @@ class Settings:
         std: The same.
         metric: Distance of features.
         normalize: Whether features are scaled to unit length.
+        flip: Whether a feature is the mean of the image's and its mirror image's.
     """
 
     model_name: str
@@ -50,6 +51,7 @@ class Settings:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     metric: str = "cosine"
     normalize: bool = False
+    flip: bool = False
 
 
 def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  # noqa: ANN401
@@ -153,7 +155,7 @@ def fingerprint(model: nn.Module, settings: Settings) -> str:
 
     Args:
         model: The model.
-        settings: Its input's size and pixels, and the scale of its features.
+        settings: Its input's size and pixels, and what is made of its features.
 
     Returns:
         Sixteen hexadecimal digits.
@@ -163,6 +165,8 @@ def fingerprint(model: nn.Module, settings: Settings) -> str:
     defaults = SpectralOptions.defaults()
     chosen = [(name, s.options[name]) for name in OF_THE_FEATURE if
               s.options.get(name, defaults[name]) != defaults[name]]  # fmt: skip
+    if s.flip:
+        chosen.append(("flip", True))
     if chosen:
         digest.update(repr(chosen).encode())
     for name, value in sorted(model.state_dict().items()):
