@@ -49,13 +49,13 @@ def test_a_suite_changes_one_thing_at_a_time(torchreid, module):
                 assert cfg == walk, name
 
 
-def test_baseline_and_control_have_no_walk(module):
+def test_baseline_and_control_have_no_walk(torchreid, module):
     found = [config_of(module, name, "ablation").spectral.supervision
              for name in module.SUITES["ablation"]]  # fmt: skip
     assert found == ["plain", "both", "plain_twice", "walked"]
 
 
-def test_trainings_are_equally_long(module):
+def test_trainings_are_equally_long(torchreid, module):
     for size, epochs in module.EPOCHS.items():
         for suite, variants in module.SUITES.items():
             for name in variants:

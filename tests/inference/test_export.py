@@ -105,6 +105,7 @@ def test_feature_network_is_the_formula(weights):
     torch.testing.assert_close(pair, both / both.norm(dim=1, keepdim=True))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_files_hold_the_mirror_image_where_the_run_was_tested_with_it(weights, tmp_path):
     model, settings = open_model(weights, flip=True)
     images = torch.rand(3, 3, 64, 32)
