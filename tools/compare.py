@@ -256,7 +256,7 @@ def conclude(out: Path, done: Mapping[str, Sequence[Path]]) -> None:
         return
     summary = summarise({name: [load_run(f) for f in folders] for name, folders in done.items()})
     text = comparison_table(summary)
-    write_json(summary | provenance(), out / "comparison.json")
+    write_json(provenance() | summary, out / "comparison.json")
     (out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
     page = write_comparison(summary, done, out)
     print(f"\n{text}\n\nSaved to {out / 'comparison.json'} and {page}")

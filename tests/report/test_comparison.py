@@ -119,3 +119,16 @@ def test_history_takes_the_latest_value_of_a_step(tmp_path):
 def test_rejects_a_folder_without_result(tmp_path):
     with pytest.raises(InputError, match=r"metrics.json holds no result of tools/main.py"):
         load_run(tmp_path)
+
+
+def test_the_summary_says_what_the_runs_were_made_by(tmp_path):
+    content = {"config": {"train": {"seed": 1}}, "metrics": {}, "gpu": None}
+    runs = []
+    for commit, threads in (("abc", 1), ("abc", 2), ("def", None)):
+        made = content | {"commit": commit} | ({"threads": threads} if threads else {})
+        (tmp_path / "metrics.json").write_text(json.dumps(made))
+        runs.append(load_run(tmp_path))
+    summary = summarise({"base": runs[:2], "new": runs[2:]})
+    assert (summary["commit"], summary["threads"]) == ("abc, def", "1, 2")
+    assert "gpu" not in summary  # nothing ran on one
+    assert "threads" not in summarise({"base": [run(1, 0.5, 0.6)]})  # of an earlier version

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.evaluation import RankingMetrics
 
@@ -80,12 +82,16 @@ def provenance() -> dict[str, Any]:
     """Say with what a result was made.
 
     Returns:
-        Versions, commit of the source if it is a git checkout, Python and machine kind.
+        Versions, commit of the source if it is a git checkout, Python, machine kind, GPU if
+        there is one, and threads of the CPU.
     """
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "versions": {name: _version(name) for name in _VERSIONS_OF},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
         "commit": commit_of(__file__),
     }
 

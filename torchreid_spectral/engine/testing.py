@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from torchreid_spectral import _compat
-from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine import distributed, outcome
 from torchreid_spectral.engine.feeding import copied_ahead, fetched_later
 from torchreid_spectral.engine.loop import Bar, LoopMixin
-from torchreid_spectral.engine.results import PLAIN, TestResult, write_json
+from torchreid_spectral.engine.results import PLAIN, TestResult
 from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.engine.whitening import fit_whitening
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import RankingMetrics, Whitening, diagnose, evaluate_blocks
-from torchreid_spectral.report.ranked_lists import draw_ranked_lists, folders_of_pictures
 from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
 
 __all__ = ["METRIC_NAMES", "TestMixin"]
@@ -83,11 +80,9 @@ class TestMixin(LoopMixin):
                 fit_whitening(self, self.whitening, normalized=normalized)
             super().test(*args, **kwargs)  # type: ignore[misc]
         self.result = TestResult(*distributed.first_object((self._collected, self._seconds)))
-        self._tell_skipped()
+        outcome.tell_skipped(self)
         if kwargs.get("save_dir") and distributed.rank() == 0:
-            self._save_metrics(
-                self.result, kwargs["save_dir"], kwargs.get("ranks", (1, 5, 10, 20))
-            )
+            outcome.save_metrics(self, kwargs["save_dir"], kwargs.get("ranks", (1, 5, 10, 20)))
         return self.result
 
     @contextmanager
@@ -138,7 +133,7 @@ class TestMixin(LoopMixin):
                 method, query, gallery, max(50, *ranks), use_metric_cuhk03, self.inductive
             )
             self._seconds[f"{dataset_name}/{view}"] = time.perf_counter() - started
-            _log_metrics(dataset_name, view, collected[view], ranks)
+            outcome.log_metrics(dataset_name, view, collected[view], ranks)
         images = [
             [items[index] for index in part[3]]
             for items, part in zip(
@@ -146,10 +141,11 @@ class TestMixin(LoopMixin):
                 (query, gallery),
             )
         ]
-        junk = _junk_of(gallery_loader)
+        junk = outcome.junk_of(gallery_loader)
         images[1] = [(row[0], -1, *row[2:]) if row[1] in junk else row for row in images[1]]
         self.tested[dataset_name] = (query[0], *images, views, collected)
-        self._draw(dataset_name, images, views, query[0], visrank, visrank_topk, save_dir)
+        answers = outcome.Answers(dataset_name, images, views, query[0])
+        outcome.draw(self, answers, save_dir, visrank_topk if visrank else 0)
         plain = collected[PLAIN]
         return plain.rank(1), plain.mAP
 
@@ -201,75 +197,6 @@ class TestMixin(LoopMixin):
                 features = (features + engine.extract_features(images.flip(-1)).float()) / 2
         return features
 
-    def _tell_skipped(self) -> None:
-        """Say which images and how many steps were passed over so far."""
-        engine: Any = self
-        loaders = [part for parts in engine.test_loader.values() for part in parts.values()]
-        skipped: dict[str, int] = {}
-        for of_process in distributed.all_objects(
-            [loader.skipped for loader in (engine.train_loader, *loaders)]
-        ):
-            for found in of_process:
-                skipped |= found
-        if distributed.rank() > 0:
-            return
-        for line in list(skipped)[:20]:
-            logger.warning("Passed over: %s.", line)
-        if skipped:
-            logger.warning("%d broken images were passed over.", len(skipped))
-        guard = getattr(self, "guard", None)  # of training
-        if guard is not None and guard.skipped:
-            logger.warning("%d training steps that were not finite were passed over.",
-                           guard.skipped)  # fmt: skip
-
-    def _draw(
-        self,
-        dataset_name: str,
-        images: Sequence[Sequence[Any]],
-        views: Mapping[str, Reranker],
-        query: Tensor,
-        visrank: bool,
-        topk: int,
-        save_dir: str,
-    ) -> None:
-        engine: Any = self
-        if visrank:
-            distances = views[list(views)[-1]].distance_matrix(query).numpy()
-            for folder, rows in folders_of_pictures([row[0] for row in images[0]]).items():
-                _compat.load().utils.visualize_ranked_results(
-                    distances[rows],
-                    ([images[0][row] for row in rows], images[1]),
-                    engine.datamanager.data_type,
-                    width=engine.datamanager.width,
-                    height=engine.datamanager.height,
-                    save_dir=str(Path(save_dir) / f"visrank_{dataset_name}" / folder),
-                    topk=topk,
-                )
-        if self.picture_queries:
-            path = Path(save_dir) / f"ranked_lists_{dataset_name}.png"
-            draw_ranked_lists(path, views, query, *images, num_queries=self.picture_queries)
-            logger.info("Ranked lists drawn to %s", path)
-
-    def _save_metrics(self, result: TestResult, save_dir: str, ranks: Sequence[int]) -> None:
-        engine: Any = self
-        metrics = {
-            "metrics": result.as_dict(ranks),
-            "epochs": engine.epoch + 1 if self._training else 0,
-            "stopped_early": bool(self._training and self.progress.finished),
-            "seconds": dict(result.seconds) | {"total": time.perf_counter() - self._started},
-            **engine.provenance,
-        }
-        path = Path(save_dir) / "metrics.json"
-        write_json(metrics, path)
-        logger.info("Metrics saved to %s", path)
-
-
-def _junk_of(loader: Any) -> set[int]:  # noqa: ANN401
-    """Give the identities that are nobody, such as Market-1501's distractors."""
-    dataset = getattr(loader, "dataset", None)
-    dataset = getattr(dataset, "dataset", dataset)
-    return set(getattr(dataset, "_junk_pids", ()))
-
 
 def _check_queries(dataset_name: str, query: Sequence[Any], gallery: Sequence[Any]) -> None:
     """Stop where no query has an answer in the gallery, and tell where some have none."""
@@ -303,12 +230,3 @@ def _measure(
     blocks = method.iter_distances(features, camids=camids, inductive=inductive)
     ids = (pids, gallery[1], camids, gallery[2])
     return evaluate_blocks(blocks, *ids, max_rank, use_metric_cuhk03)
-
-
-def _log_metrics(
-    dataset_name: str, view: str, metrics: RankingMetrics, ranks: Sequence[int]
-) -> None:
-    title = "without post-processing" if view == PLAIN else f"with {view}"
-    lines = [f"** Results on {dataset_name}, {title} **", f"mAP: {metrics.mAP:.1%}", "CMC curve"]
-    lines += [f"Rank-{k:<3}: {metrics.rank(k):.1%}" for k in ranks]
-    logger.info("%s", "\n".join(lines))

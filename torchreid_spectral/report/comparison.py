@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from torchreid_spectral.report.history import read_history, seconds_a_step
 __all__ = ["Run", "Spread", "comparison_table", "load_run", "paired_difference", "summarise"]
 
 SHOWN = ("mAP", "rank-1")
+MADE_BY = ("commit", "threads", "gpu")
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class Run:
         seed: ``train.seed``.
         metrics: Dataset to view to figure to value.
         seconds_a_step: Of training; ``None`` where nothing was trained.
+        made_by: ``commit``, ``threads`` and ``gpu`` of the run, as far as they are known.
     """
 
     seed: int
     metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
     seconds_a_step: float | None
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def load_run(folder: Path) -> Run:
             content["config"]["train"]["seed"],
             content["metrics"],
             seconds_a_step(read_history(folder)),
+            {name: content[name] for name in MADE_BY if content.get(name) is not None},
         )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} holds no result of tools/main.py ({error!r}).") from error
@@ -131,9 +135,9 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 
     Returns:
         ``{"seeds": ..., "baseline": name, "seconds_a_step": {name: ...}, "datasets": {dataset:
-        {view: {name: {figure: {"mean", "std", "half_width", "by_seed", "difference"}}}}}}``; a
-        view that only some configs have lists only these, and its differences are to the first
-        of them.
+        {view: {name: {figure: {"mean", "std", "half_width", "by_seed", "difference"}}}}}}`` with
+        ``commit``, ``threads`` and ``gpu`` of the runs, several where they differ; a view that
+        only some configs have lists only these, and its differences are to the first of them.
     """
     names = list(runs)
     datasets: dict[str, Any] = {}
@@ -155,7 +159,14 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         "baseline": names[0],
         "seconds_a_step": {name: float(np.mean(t)) if t else None for name, t in times.items()},
         "datasets": datasets,
+        **_made_by([run for each in runs.values() for run in each]),
     }
+
+
+def _made_by(runs: Sequence[Run]) -> dict[str, str]:
+    known = {name: {str(run.made_by[name]) for run in runs if name in run.made_by}
+             for name in MADE_BY}  # fmt: skip
+    return {name: ", ".join(sorted(values)) for name, values in known.items() if values}
 
 
 def comparison_table(summary: Mapping[str, Any]) -> str:

@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["Csr", "adjacency", "diagonal", "mutual", "row_sums"]
+__all__ = [
+    "Csr", "adjacency", "diagonal", "mutual", "product_lengths", "row_sums", "scaled_rows",
+]  # fmt: skip
 
 Csr = Any  # scipy.sparse.csr_array
+ROWS_AT_ONCE = 32768  # of a product whose lengths alone are wanted
 
 
 def adjacency(
@@ -55,3 +58,29 @@ def row_sums(graph: Csr) -> NDArray[np.float32]:
 def diagonal(values: NDArray[Any]) -> Csr:
     """Build a diagonal matrix, for scaling rows (from the left) or columns."""
     return sparse.diags_array(values.astype(np.float32)).tocsr()
+
+
+def scaled_rows(rows: Csr) -> Csr:
+    """Scale rows to length one; zero rows stay."""
+    return (diagonal(1 / _lengths(rows.copy())) @ rows).tocsr()
+
+
+def product_lengths(left: Csr, right: Csr) -> NDArray[np.float32]:
+    """Compute the lengths of the rows of ``left @ right``, which is never held as a whole.
+
+    Args:
+        left: ``(N, M)``.
+        right: ``(M, D)``.
+
+    Returns:
+        ``(N,)``, those of zero rows as tiny.
+    """
+    starts = range(0, left.shape[0], ROWS_AT_ONCE)
+    parts = (left[start : start + ROWS_AT_ONCE] @ right for start in starts)
+    return np.concatenate([_lengths(part) for part in parts])
+
+
+def _lengths(rows: Csr) -> NDArray[np.float32]:
+    """Compute the lengths of rows, those of zero rows as tiny; the rows are overwritten."""
+    rows.data **= 2
+    return np.sqrt(row_sums(rows)).clip(np.finfo(np.float32).tiny)

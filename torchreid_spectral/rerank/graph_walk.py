@@ -46,7 +46,7 @@ from torchreid_spectral.functional.ranking import rank_prepared
 from torchreid_spectral.functional.transition import NORMALIZATIONS
 from torchreid_spectral.rerank._graph import EdgeRule, Walk
 from torchreid_spectral.rerank._joint import JointReranker
-from torchreid_spectral.rerank._sparse import Csr, adjacency, diagonal, row_sums
+from torchreid_spectral.rerank._sparse import Csr, adjacency, product_lengths, scaled_rows
 from torchreid_spectral.search import Search
 
 __all__ = ["GraphWalk"]
@@ -54,7 +54,6 @@ __all__ = ["GraphWalk"]
 WALKED = ("distributions", "features", "scores")
 GRAPHS = ("mutual", "knn")
 WEIGHTS = ("cosine", "jaccard")
-ROWS_AT_ONCE = 32768  # of a sparse product
 HOST = torch.device("cpu")  # where the sparse graph is, whatever device the features are on
 
 
@@ -221,7 +220,7 @@ class GraphWalk(JointReranker):
     ) -> Iterator[tuple[slice, Tensor]]:
         """Compare rows with those of ``averaging @ state`` by their cosine, sparse or dense."""
         if sparse.issparse(state):  # their product would be several times as large as they are
-            scale, left = 1 / _product_lengths(averaging, state), _scaled(left)
+            scale, left = 1 / product_lengths(averaging, state), scaled_rows(left)
             state, averaging = state.T.tocsr(), averaging.T.tocsr()
             for rows in self._slices(len(query)):
                 cosine = ((left[rows] @ state) @ averaging).toarray() * scale
@@ -275,23 +274,6 @@ class GraphWalk(JointReranker):
 
 def _units(rows: NDArray[Any]) -> NDArray[Any]:
     return prepared_rows(torch.from_numpy(np.asarray(rows)), "cosine").numpy()
-
-
-def _scaled(rows: Csr) -> Csr:
-    """Scale rows to length one; zero rows stay."""
-    return (diagonal(1 / _lengths(rows.copy())) @ rows).tocsr()
-
-
-def _product_lengths(averaging: Csr, state: Csr) -> NDArray[np.float32]:
-    starts = range(0, averaging.shape[0], ROWS_AT_ONCE)
-    parts = (averaging[start : start + ROWS_AT_ONCE] @ state for start in starts)
-    return np.concatenate([_lengths(part) for part in parts])
-
-
-def _lengths(rows: Csr) -> NDArray[np.float32]:
-    """Compute the lengths of rows, those of zero rows as tiny; the rows are overwritten."""
-    rows.data **= 2
-    return np.sqrt(row_sums(rows)).clip(np.finfo(np.float32).tiny)
 
 
 def _check_numbers(

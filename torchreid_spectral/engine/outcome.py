@@ -1,0 +1,121 @@
+"""What a test leaves behind: lines of the log, ``metrics.json`` and pictures of answers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from torchreid_spectral import _compat
+from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine.results import PLAIN, write_json
+from torchreid_spectral.evaluation import RankingMetrics
+from torchreid_spectral.report.ranked_lists import draw_ranked_lists, folders_of_pictures
+from torchreid_spectral.rerank import Reranker
+
+__all__ = ["Answers", "draw", "junk_of", "log_metrics", "save_metrics", "tell_skipped"]
+
+logger = logging.getLogger(__name__)
+
+
+class Answers(NamedTuple):
+    """What a dataset's queries were answered with."""
+
+    dataset: str
+    """Its name."""
+    images: Sequence[Sequence[Any]]
+    """torchreid's items of query and of gallery, those of nobody with identity -1."""
+    views: Mapping[str, Reranker]
+    """Post-processings by name, fitted to the gallery."""
+    query: Tensor
+    """Features, ``(Q, D)``."""
+
+
+def draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None:  # noqa: ANN401
+    """Draw ranked lists, torchreid's and ours, as far as they are asked for.
+
+    Args:
+        engine: With :class:`~torchreid_spectral.engine.testing.TestMixin`.
+        answers: Of one dataset.
+        folder: To draw to.
+        visrank_topk: Answers of each of torchreid's pictures; 0 draws none.
+    """
+    dataset, images, views, query = answers
+    if visrank_topk:
+        distances = views[list(views)[-1]].distance_matrix(query).numpy()
+        for name, rows in folders_of_pictures([row[0] for row in images[0]]).items():
+            _compat.load().utils.visualize_ranked_results(
+                distances[rows],
+                ([images[0][row] for row in rows], images[1]),
+                engine.datamanager.data_type,
+                width=engine.datamanager.width,
+                height=engine.datamanager.height,
+                save_dir=str(Path(folder) / f"visrank_{dataset}" / name),
+                topk=visrank_topk,
+            )
+    if engine.picture_queries:
+        path = Path(folder) / f"ranked_lists_{dataset}.png"
+        draw_ranked_lists(path, views, query, *images, num_queries=engine.picture_queries)
+        logger.info("Ranked lists drawn to %s", path)
+
+
+def save_metrics(engine: Any, folder: str, ranks: Sequence[int]) -> None:  # noqa: ANN401
+    """Write ``metrics.json``: the engine's result with what it was made by.
+
+    Args:
+        engine: After its test.
+        folder: To write to.
+        ranks: Of the CMC curve.
+    """
+    training, result = engine._training, engine.result
+    metrics = {
+        "metrics": result.as_dict(ranks),
+        "epochs": engine.epoch + 1 if training else 0,
+        "stopped_early": bool(training and engine.progress.finished),
+        "seconds": dict(result.seconds) | {"total": time.perf_counter() - engine._started},
+        **engine.provenance,
+    }
+    path = Path(folder) / "metrics.json"
+    write_json(metrics, path)
+    logger.info("Metrics saved to %s", path)
+
+
+def log_metrics(
+    dataset: str, view: str, metrics: RankingMetrics, ranks: Sequence[int]
+) -> None:
+    """Say mAP and CMC curve of a dataset's post-processing as torchreid prints them."""
+    title = "without post-processing" if view == PLAIN else f"with {view}"
+    lines = [f"** Results on {dataset}, {title} **", f"mAP: {metrics.mAP:.1%}", "CMC curve"]
+    lines += [f"Rank-{k:<3}: {metrics.rank(k):.1%}" for k in ranks]
+    logger.info("%s", "\n".join(lines))
+
+
+def tell_skipped(engine: Any) -> None:  # noqa: ANN401
+    """Say which images and how many steps were passed over so far, in all processes."""
+    loaders = [part for parts in engine.test_loader.values() for part in parts.values()]
+    skipped: dict[str, int] = {}
+    for of_process in distributed.all_objects(
+        [loader.skipped for loader in (engine.train_loader, *loaders)]
+    ):
+        for found in of_process:
+            skipped |= found
+    if distributed.rank() > 0:
+        return
+    for line in list(skipped)[:20]:
+        logger.warning("Passed over: %s.", line)
+    if skipped:
+        logger.warning("%d broken images were passed over.", len(skipped))
+    guard = getattr(engine, "guard", None)  # of training
+    if guard is not None and guard.skipped:
+        logger.warning("%d training steps that were not finite were passed over.", guard.skipped)
+
+
+def junk_of(loader: Any) -> set[int]:  # noqa: ANN401
+    """Give the identities that are nobody, such as Market-1501's distractors."""
+    dataset = getattr(loader, "dataset", None)
+    dataset = getattr(dataset, "dataset", dataset)
+    return set(getattr(dataset, "_junk_pids", ()))
