@@ -274,7 +274,9 @@ def differs(row: dict[str, Any], folder: Path) -> bool:
 def write(path: Path, rows: dict[str, Any], size: str) -> None:
     """Write all rows, with the commits of the trainings."""
     order = [name for suite in SUITES.values() for name in suite]
-    rows = dict(sorted(rows.items(), key=lambda row: (order.index(row[0].split("/")[0]), row[0])))
+    place = {name: number for number, name in enumerate(order)}
+    rows = dict(sorted(rows.items(), key=lambda row: (place.get(row[0].split("/")[0], len(order)),
+                                                      row[0])))  # fmt: skip
     content = {
         **provenance(),
         "commit": ", ".join(sorted({row["commit"] for row in rows.values()})),

@@ -107,7 +107,7 @@ def embed(engine: Any, images: torch.Tensor) -> None:
     """Compute the test features of images, as the engine's test does."""
     engine.set_model_mode("eval")
     with torch.inference_mode():
-        engine.extract_features(images)
+        engine._features(images)
     engine.set_model_mode("train")
 
 

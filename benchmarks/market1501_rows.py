@@ -150,7 +150,7 @@ def threads(folder: Path) -> int | None:
 
 
 def curves(history: Mapping[str, Any], epochs: int) -> dict[str, list[float]]:
-    """Give escape probability (mean of each epoch) and Ncut (of its first batch) over training.
+    """Give escape probability (mean of each epoch) and Ncut (of a batch of it) over training.
 
     Args:
         history: Scalars of TensorBoard.

@@ -86,7 +86,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="picture of mAP, a panel a suite")  # fmt: skip
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
-    return whole.checked(parser, argv)
+    args = whole.checked(parser, argv)
+    for name, (_, options) in whole.chosen(args).items():
+        if "data.transforms" in options:
+            parser.error(f"{name} crops or erases images, but activations are flipped alone")
+    return args
 
 
 def configured(args: argparse.Namespace, name: str, seed: int) -> Any:

@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
         noun = "images" if args.type == "image" else "tracklets"
         draw_distribution(args.picture, report.per_identity, report.per_camera,
                           num_instances=args.num_instances, noun=noun)  # fmt: skip
-    print(json.dumps(report.as_dict(), indent=2) if args.json else text(report, args))
+    shown = json.dumps(report.as_dict(), indent=2) if args.json else text(report, args)
+    print(shown.encode("utf-8", "backslashreplace").decode())  # names need not be UTF-8
     if args.write_split and report.proposal is None:
         print("No split was written: there is no proposal, as splits are given or none fits.",
               file=sys.stderr)  # fmt: skip
@@ -103,11 +104,23 @@ def write_split(path: Path, report: Any, kind: str) -> None:
             rows.writerow(["path", "pid", "camid", "split", "tracklet"][: 4 + (kind == "video")])
             for number, item in enumerate(report.proposal):
                 for name in item.files:
-                    relative = os.path.relpath(name, path.parent)
-                    row = [relative, item.pid, item.camid, item.split]
+                    row = [_seen_from(path, name), item.pid, item.camid, item.split]
                     rows.writerow([*row, number] if kind == "video" else row)
 
-    write_whole(path, write)
+    try:
+        write_whole(path, write)
+    except UnicodeEncodeError as error:
+        name = str(error.object).encode("utf-8", "backslashreplace").decode()
+        raise InputError(f"{name!r} is not UTF-8, as a CSV must be: rename the file.") from error
+
+
+def _seen_from(table: Path, name: str) -> str:
+    """Give a file's path from the folder of a table, wherever links lead; else the whole path."""
+    absolute = os.path.abspath(name)
+    try:
+        return os.path.relpath(absolute, os.path.realpath(table.parent))
+    except ValueError:  # on another drive
+        return absolute
 
 
 def text(report: Any, args: argparse.Namespace) -> str:

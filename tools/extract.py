@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,13 @@ def run(args: argparse.Namespace) -> None:
     shards, kept, skipped = [], 0, 0
     for number, start in enumerate(range(0, len(paths), args.shard_size)):
         rows = slice(start, start + args.shard_size)
+        part = {key: values[rows] for key, values in labels.items()}
         name = f"features-{number:05d}"
-        if whole(args.out, name, paths[rows], reid.fingerprint):
+        if whole(args.out, name, paths[rows], part, reid.fingerprint):
             kept += 1
         else:
             # What is left of another gallery is none: it must not open as one.
             (args.out / "index.json").unlink(missing_ok=True)
-            part = {key: values[rows] for key, values in labels.items()}
             try:
                 gallery = reid.index(paths[rows], **part)
             except InputError as error:  # a shard of broken files alone must not stop the others
@@ -133,23 +133,30 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
         raise UnknownNameError("image dataset", args.dataset, known)
     check_available(args.root, {args.dataset}, "image")
     try:
-        dataset = known[args.dataset](root=args.root, verbose=False)
+        dataset = known[args.dataset](root=args.root, mode=args.split, verbose=False)
     except (RuntimeError, OSError) as error:
         raise InputError(str(error)) from error
     rows = getattr(dataset, args.split)
-    nobody = set(getattr(dataset, "_junk_pids", ()))  # distractors are not one person
+    # Distractors are not one person; training labels count from 0, and all of them are people.
+    nobody = set() if args.split == "train" else set(getattr(dataset, "_junk_pids", ()))
     ids, camids = [-1 if row[1] in nobody else row[1] for row in rows], [row[2] for row in rows]
     return [str(row[0]) for row in rows], {"ids": ids, "camids": camids}
 
 
-def whole(folder: Path, name: str, paths: Sequence[str], model: str) -> bool:
-    """Say whether a shard of just these images, unchanged since, and weights is there."""
+def whole(
+    folder: Path, name: str, paths: Sequence[str], labels: Mapping[str, list[Any]], model: str
+) -> bool:
+    """Say whether a shard of just these images, unchanged since, labels and weights is there."""
     shard = folder / f"{name}.json"
     try:
         content = json.loads(shard.read_text(encoding="utf-8"))
         found = {*content["paths"], *content["skipped"]}
         written = shard.stat().st_mtime
         changed = any(Path(path).stat().st_mtime > written for path in paths)  # or mended
+        row = {path: number for number, path in enumerate(paths)}
+        known = {kind: [values[row[path]] for path in content["paths"]]
+                 for kind, values in labels.items()}  # fmt: skip
+        changed |= any(content[kind] != known.get(kind) for kind in ("ids", "camids"))
     except (OSError, ValueError, KeyError):
         return False
     there = (folder / f"{name}.safetensors").is_file()

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> Path | None:
     cfg.report.baseline = args.baseline or cfg.report.baseline
     cfg.model.pretrained, cfg.model.resume, cfg.use_gpu = False, "", False
     cfg.train.amp = "off"  # half precision is slow on a CPU
+    cfg.distill.teacher = cfg.distill.weights = ""  # nothing is taught
     cfg.model.load_weights = str(args.weights or latest_weights(args.folder))
     cfg.data.root = args.root or cfg.data.root
     cfg.data.save_dir = str(args.folder)
@@ -72,7 +73,10 @@ def run(args: argparse.Namespace) -> Path | None:
     check_config(cfg)
     with build.active_defaults(cfg), tempfile.TemporaryDirectory() as elsewhere:
         set_backends(cfg)
-        engine = assemble(cfg)
+        engine = assemble(cfg, commit=saved.get("commit"))
+        made = {name: saved[name] for name in ("versions", "epochs") if name in saved}
+        engine.record |= made
+        engine.provenance |= made
         finish = report.start_report(cfg, engine)
         # the run's own metrics.json stays as it is
         engine.run(**{**engines.run_kwargs(cfg), "save_dir": elsewhere})

@@ -22,6 +22,9 @@ def comparison(figures: Figures, dataset: str = "") -> list[str]:
     for config in figures["seeds"]:
         cells = []
         for found in views.values():
+            if config not in found:  # such as a re-ranker of some configs
+                cells += ["", "", ""]
+                continue
             cells += [spread(found[config]["mAP"]), spread(found[config]["rank-1"])]
             cells.append(spread(found[config]["mAP"]["difference"], sign="+"))
         lines.append(f"| `{config}` | {' | '.join(cells)} |")
@@ -45,8 +48,9 @@ def suite(figures: Figures, name: str, dataset: str = "market1501") -> list[str]
     The difference is that of mAP by plain distance to the first line, paired by seed.
     """
     of = {variant: seeds_of(figures, variant) for variant in figures["suites"][name]}
-    of = {variant: rows for variant, rows in of.items()
-          if any(dataset in row["metrics"] for row in rows.values())}  # fmt: skip
+    of = {variant: {seed: row for seed, row in rows.items() if dataset in row["metrics"]}
+          for variant, rows in of.items()}  # fmt: skip
+    of = {variant: rows for variant, rows in of.items() if rows}
     views = next(iter(next(iter(of.values())).values()))["metrics"][dataset]
     heads = ["", "mAP - first, ± standard error", "trapezoidal mAP",
              *(f"{view}: mAP | rank-1" for view in views), "seeds"]  # fmt: skip

@@ -1,11 +1,13 @@
 """Tests of torchreid_spectral.config.losses: from the groups loss and distill to objects."""
 
+import json
+
 import pytest
 import torch
 
 import torchreid_spectral as ts
 from tests.no_data import NoData
-from torchreid_spectral.config import engines, get_default_config, merge_file, merge_options
+from torchreid_spectral.config import build, engines, get_default_config, merge_file, merge_options
 from torchreid_spectral.config.check import check_config
 from torchreid_spectral.config.losses import build_criterion, build_distillation, chosen_losses
 from torchreid_spectral.errors import InputError
@@ -119,6 +121,10 @@ def test_keys_of_earlier_configs_go_on_working(torchreid, tmp_path):
         ([*SPECTRAL, "distill.teacher", "osnet_x10", "distill.weights", "f"],
          "Unknown distill.teacher 'osnet_x10'"),
         ([*SPECTRAL, "distill.kind", "medium"], "kind must be one of"),
+        (["model.name", "resnet50", "loss.name", "quadruplet", "train.fixbase_epoch", "2"],
+         "trains the classifier alone, which no loss"),
+        ([*SPECTRAL, "loss.id", "", "loss.metric", "triplet", "train.fixbase_epoch", "2"],
+         "trains the classifier alone, which no loss"),
     ],
 )  # fmt: skip
 def test_rejects(torchreid, options, message):
@@ -137,3 +143,20 @@ def test_teacher_from_the_config(torchreid, tmp_path):
     distillation = build_distillation(cfg)
     assert distillation.weight == 0.3 and distillation.criterion.kind == "hard"
     assert build_distillation(config(*SPECTRAL)) is None
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_spectral_teacher_is_built_as_it_was_trained(torchreid, tmp_path, told):
+    """Stripes add no weight outside the classifier: without them it would be another network."""
+    name = "spectral_osnet_x0_25"
+    path = tmp_path / "checkpoints" / "last.pth"
+    path.parent.mkdir()
+    torch.save(ts.build_model(name, 9, pretrained=False, stripes=2).state_dict(), path)
+    if told:
+        trained = {"model": {"name": name}, "spectral": {"stripes": 2}}
+        (tmp_path / "metrics.json").write_text(json.dumps({"config": trained}))
+    cfg = config(*SPECTRAL, "distill.teacher", name, "distill.weights", str(path))
+    cfg.use_gpu = False
+    with build.active_defaults(cfg):  # the student has none
+        teacher = build_distillation(cfg).teacher
+    assert len(teacher.heads) == (3 if told else 1)

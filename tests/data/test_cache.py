@@ -1,5 +1,6 @@
 """Tests of the cache of decoded images."""
 
+import errno
 import os
 import pickle
 import resource
@@ -80,6 +81,40 @@ def test_room_on_the_disk_is_taken_at_once(tmp_path):
     ImageCache([f"{number}.jpg" for number in range(100)], 64, 32, tmp_path)
     (file,) = tmp_path.iterdir()
     assert file.stat().st_blocks * 512 >= 100 * 64 * 32 * 3
+
+
+def test_room_is_taken_where_an_earlier_run_was_killed_before_it(tmp_path):
+    paths = [f"{number}.jpg" for number in range(100)]
+    cache = ImageCache(paths, 64, 32, tmp_path)
+    cache.stamps[3] = 7
+    (file,) = tmp_path.iterdir()
+    os.truncate(file, file.stat().st_size)
+    hole = tmp_path / "hole"
+    with hole.open("wb") as sparse:
+        sparse.truncate(file.stat().st_size)
+    content = file.read_bytes()
+    os.replace(hole, file)
+    with file.open("r+b") as sparse:  # the times of change alone were written
+        sparse.seek(len(content) - 800)
+        sparse.write(content[-800:])
+    assert ImageCache(paths, 64, 32, tmp_path).stamps[3] == 7
+    assert file.stat().st_blocks * 512 >= 100 * 64 * 32 * 3
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_file_systems_that_cannot_reserve(tmp_path, monkeypatch, code):
+    def refuses(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuses)
+    path = draw(tmp_path / "a.png", 10)
+    assert ImageCache([path], 16, 8, tmp_path / "cache")(path).size == (8, 16)
+
+
+def test_names_of_any_bytes(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    draw(path, 10)
+    assert ImageCache([path], 16, 8, tmp_path / "cache")(path).size == (8, 16)
 
 
 def test_memory_that_does_not_suffice(monkeypatch):

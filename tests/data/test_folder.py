@@ -100,7 +100,7 @@ def test_names_of_market_and_duke(tmp_path, name):
 
 
 def test_junk_is_dropped_and_distractors_are_nobody(tmp_path):
-    for name in ("train/0000_c1s1_000001_00.jpg", "train/0001_c1s1_000001_00.jpg",
+    for name in ("train/0001_c1s1_000001_00.jpg",
                  "train/-1_c1s1_000001_00.jpg", "query/0002_c1s1_000001_00.jpg",
                  "gallery/0002_c2s1_000001_00.jpg", "gallery/0000_c2s1_000001_00.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -108,6 +108,56 @@ def test_junk_is_dropped_and_distractors_are_nobody(tmp_path):
     dataset = FolderDataset(str(tmp_path), verbose=False)
     assert [pid for _, pid, _, _ in dataset.train] == [0]
     assert sorted(pid for _, pid, _, _ in dataset.gallery) == [0, 2]
+    assert dataset._junk_pids == [0]
+
+
+@pytest.mark.parametrize("split", ["train", "query"])
+def test_people_counted_from_zero_are_people(tmp_path, split):
+    for name in (f"{split}/0000_c1s1_000001_00.jpg", "train/0001_c1s1_000001_00.jpg",
+                 "query/0002_c1s1_000001_00.jpg", "gallery/0002_c2s1_000001_00.jpg",
+                 "gallery/0000_c2s1_000001_00.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()  # fmt: skip
+    assert scan(tmp_path).distractors == ""
+    dataset = FolderDataset(str(tmp_path), verbose=False)
+    assert dataset._junk_pids == []
+    assert len({row[1] for row in dataset.train}) == (2 if split == "train" else 1)
+
+
+def test_nobody_among_people_with_words_for_names(tmp_path):
+    for name in ("train/ben/1_a.jpg", "query/anna/1_a.jpg", "gallery/anna/2_a.jpg",
+                 "gallery/0000_c2s1_000001_00.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()  # fmt: skip
+    dataset = FolderDataset(str(tmp_path), verbose=False)
+    (nobody,) = (row[1] for row in dataset.gallery if "0000" in row[0])
+    assert dataset._junk_pids == [nobody]
+
+
+def test_all_combined_needs_query_and_gallery(tmp_path):
+    names = ["train/0001_c1s1_000001_00.jpg", "query/0002_c1s1_000001_00.jpg",
+             "gallery/0002_c2s1_000001_00.jpg", "query/0003_c1s1_000001_00.jpg"]  # fmt: skip
+    for count, expected in ((1, "0 are in the query"), (3, None), (4, "1 of them not in the")):
+        for name in names[:count]:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        if expected is None:
+            dataset = FolderDataset(str(tmp_path), combineall=True, verbose=False)
+            assert [row[1] for row in dataset.train] == [0, 1, 1]
+        else:
+            with pytest.raises(InputError, match=expected):
+                FolderDataset(str(tmp_path), combineall=True, verbose=False)
+
+
+def test_tracklets_without_pictures_are_passed_over(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "1.jpg").touch()
+    table = tmp_path / "all.csv"
+    table.write_text("path,pid,camid\nempty,1,1\nfull,1,2\n")
+    found = scan(table, "video")
+    assert [item.camid for item in found.items] == ["2"]
+    assert found.ignored == [f"{tmp_path / 'empty'}: a tracklet without pictures"]
 
 
 def test_tree_with_words_and_short_names(tmp_path):

@@ -196,15 +196,60 @@ def test_gallery_smaller_than_the_ranks(torchreid, datamanager, tmp_path):
 
 
 def test_a_failure_in_the_test_loses_no_training(torchreid, datamanager, tmp_path, monkeypatch):
+    engine = spectral_engine(torchreid, datamanager)
+
+    def broken(*args, **kwargs):
+        raise OSError("no room")
+
+    monkeypatch.setattr("torchreid_spectral.engine.testing.evaluate_blocks", broken)
+    with pytest.raises(OSError, match="no room"):
+        engine.run(str(tmp_path), 1)
+    assert (tmp_path / "model" / "model.pth.tar-1").exists()
+
+
+def test_a_picture_that_fails_costs_nothing(
+    torchreid, datamanager, tmp_path, monkeypatch, caplog
+):
     engine = spectral_engine(torchreid, datamanager, picture_queries=2)
 
     def broken(*args, **kwargs):
         raise OSError("no picture")
 
-    monkeypatch.setattr("torchreid_spectral.engine.testing.draw_ranked_lists", broken)
-    with pytest.raises(OSError, match="no picture"):
-        engine.run(str(tmp_path), 1)
-    assert (tmp_path / "model" / "model.pth.tar-1").exists()
+    monkeypatch.setattr("torchreid_spectral.engine.outcome.draw_ranked_lists", broken)
+    engine.run(str(tmp_path), test_only=True)
+    assert (tmp_path / "metrics.json").exists()
+    assert "ranked lists of synthetic_pedestrians failed: OSError: no picture" in caplog.text
+
+
+@pytest.mark.parametrize("inductive", [False, True])
+def test_pictures_show_what_was_measured(
+    torchreid, datamanager, tmp_path, monkeypatch, caplog, inductive
+):
+    """Re-rankers are told cameras and mode by the pictures and the report as by the test."""
+    from torchreid_spectral.config.report import _tested
+    from torchreid_spectral.engine import outcome
+    from torchreid_spectral.report import run
+
+    asked = []
+    reranker = build_reranker("graph_walk", cross_camera=2.0, k=4)
+    plain = type(reranker)._blocks
+
+    def noted(self, query, camids, inductive):
+        asked.append((camids is not None and len(camids) == len(query), inductive))
+        return plain(self, query, camids, inductive)
+
+    monkeypatch.setattr(type(reranker), "_blocks", noted)
+    monkeypatch.setattr(outcome._compat.load().utils, "visualize_ranked_results",
+                        lambda *args, **kwargs: None)  # fmt: skip
+    engine = spectral_engine(
+        torchreid, datamanager, reranker=reranker, picture_queries=2, inductive=inductive
+    )
+    engine.run(str(tmp_path), test_only=True, rerank=True, dist_metric="cosine", visrank=True)
+    assert (tmp_path / "ranked_lists_synthetic_pedestrians.png").exists()
+    tested = _tested(*engine.tested["synthetic_pedestrians"])
+    assert run._lists(tested)
+    assert len(asked) >= 3 and set(asked) == {(True, inductive)}
+    assert "failed" not in caplog.text
 
 
 def test_distractors_are_nobody_in_the_report(torchreid, datamanager):

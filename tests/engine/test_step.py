@@ -292,3 +292,38 @@ def test_data_parallel_would_compute_otherwise(build_engine, options):
     engine.model.device_ids = [0, 1]
     with pytest.raises(InputError, match=f"{' '.join(options[:1])}.*DataParallel on 2 GPUs"):
         engine.prepare_step()
+
+
+@pytest.mark.parametrize("name", ["spectral_pcb_p4", "pcb_p6"])
+def test_networks_that_flatten_maps_refuse_another_layout(build_engine, name):
+    loss = "spectral" if name.startswith("spectral") else "softmax"
+    engine = build_engine("model.name", name, "loss.name", loss, "train.channels_last", "True")
+    with pytest.raises(InputError, match="channels_last does not go together with PCB"):
+        engine.forward_backward(batch())
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adam"])
+@pytest.mark.parametrize("staged", [False, True])
+def test_no_decay_pulls_temperatures_and_powers(build_engine, optim, staged):
+    options = ["spectral.learn_temperature", "True", "spectral.pooling", "gem", "train.optim",
+               optim, "train.weight_decay", "0.1", "train.staged_lr", f"{staged}",
+               "train.new_layers", "[classifier]"]  # fmt: skip
+    engine = build_engine(*options)
+    decays = {id(p): group["weight_decay"] for group in engine.optimizer.param_groups
+              for p in group["params"]}  # fmt: skip
+    rates = {id(p): group["lr"] for group in engine.optimizer.param_groups
+             for p in group["params"]}  # fmt: skip
+    named = dict(engine.model.named_parameters())
+    assert decays.keys() == {id(parameter) for parameter in named.values()}  # none is lost
+    spared = {name for name, p in named.items() if decays[id(p)] == 0}
+    assert spared == {name for name in named if name.endswith(("log_temperature", "avgpool.p"))}
+    assert len(spared) == 2
+    (head,) = (name for name in spared if name.startswith("classifier"))
+    assert rates[id(named[head])] == rates[id(named["classifier.prototypes"])]
+
+
+def test_a_spectral_head_at_rest_is_refused(build_engine):
+    options = ["train.fixbase_epoch", "1", "train.open_layers"]
+    with pytest.raises(InputError, match="leaves the classifier of a spectral model in eval"):
+        build_engine(*options, "[conv5,fc]")
+    assert build_engine(*options, "[classifier,fc]")

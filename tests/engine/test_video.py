@@ -181,6 +181,8 @@ def test_torchreids_losses_on_video(torchreid, datamanager, root, tmp_path, caps
         (["video.pooling_method", "attn"], "Did you mean attention"),
         (["video.sample_method", "even"], "Did you mean evenly"),
         (["video.sample_method", "all"], "make no batch"),
+        (["model.attention", "[{'after': 'conv4', 'over': 'frames'}]", "loss.name", "softmax",
+          "train.chunk_size", "4"], "hands single frames to the model"),
         (["video.frame_temperature", "0.0"], "frame_temperature must be positive"),
         (["synthetic_video.num_cameras", "9"], "num_cameras must be 2 to 6, got 9"),
     ],
@@ -189,3 +191,14 @@ def test_wrong_options(torchreid, tmp_path, capsys, options, message):
     config = "configs/spectral_video_demo.yaml"
     assert main(["--config-file", config, "data.save_dir", str(tmp_path), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_attention_between_frames_takes_the_length_that_it_is_given(torchreid):
+    """Whole tracklets differ in length: none is cut, and none attends to another's frames."""
+    torch.manual_seed(0)
+    block = {"after": "conv4", "over": "frames", "frames": 2}
+    model = ts.build_model("spectral_osnet_x0_25", 3, pretrained=False, attention=[block]).eval()
+    images = torch.rand(2, 4, 3, 64, 32)
+    for length in (4, 3, 1):
+        alone = torch.cat([model(each[None]) for each in images[:, :length]])
+        torch.testing.assert_close(model(images[:, :length]), alone, rtol=1e-4, atol=1e-4)

@@ -142,6 +142,10 @@ def test_columns_of_a_table_are_numbers_or_names(tmp_path):
     assert found.camids.tolist() == list("abcdefg")
     write_csv(tmp_path / "x.csv", ["0001", "2", "c", "3", "4", "5", "6"], CAMIDS)
     assert load_features(tmp_path / "x.npy", "query").pids.tolist()[0] == "0001"
+    for odd in (["1_11", "11_1"], ["1" * 20, "2"]):  # no numbers of Python's, no overflow
+        write_csv(tmp_path / "x.csv", [*odd, "3", "4", "5", "6", "7"], CAMIDS)
+        assert load_features(tmp_path / "x.npy", "query").pids.tolist()[:2] == odd
+    write_csv(tmp_path / "x.csv", ["0001", "2", "c", "3", "4", "5", "6"], CAMIDS)
     text = (tmp_path / "x.csv").read_text()
     (tmp_path / "x.csv").write_text(text, encoding="utf-8-sig")  # as Excel does
     assert load_features(tmp_path / "x.npy", "query").pids.tolist()[0] == "0001"

@@ -428,3 +428,38 @@ def test_a_run_tested_with_mirror_images_is_searched_with_them(reid, run_folder,
     np.testing.assert_allclose(found, sum(pair) / 2, atol=1e-5)
     assert mirrored.fingerprint != reid.fingerprint  # its galleries are others
     assert open_model(tmp_path / "run", flip=False)[1] == reid.settings
+
+
+def test_models_of_tracklets_alone_do_not_open(torchreid, tmp_path):
+    from torchreid_spectral import _compat, build_model
+
+    block = {"after": "conv4", "over": "frames", "frames": 3}
+    model = build_model("spectral_osnet_x0_25", 3, pretrained=False, attention=[block])
+    _compat.save_checkpoint({"state_dict": model.state_dict(), "epoch": 1, "rank1": 0.0},
+                            str(tmp_path))  # fmt: skip
+    with pytest.raises(InputError, match="attends between the frames of tracklets"):
+        open_model(tmp_path / "model.pth.tar-1", model_name="spectral_osnet_x0_25",
+                   options={"attention": (block,)})  # fmt: skip
+
+
+def test_a_bottleneck_that_is_the_feature_must_be_there(torchreid, tmp_path):
+    from torchreid_spectral import _compat, build_model
+
+    model = build_model("osnet_x0_25", 3, pretrained=False)
+    _compat.save_checkpoint({"state_dict": model.state_dict(), "epoch": 1, "rank1": 0.0},
+                            str(tmp_path))  # fmt: skip
+    given = {"model_name": "spectral_osnet_x0_25"}
+    assert open_model(tmp_path / "model.pth.tar-1", **given)
+    with pytest.raises(InputError, match="weights are missing.*such as classifier"):
+        open_model(tmp_path / "model.pth.tar-1", **given, options={"test_feature": "bottleneck"})
+
+
+def test_a_folder_is_a_batch(reid, pictures, tmp_path):
+    shutil.copy(pictures[0][0], tmp_path / "0.jpg")
+    searching = SpectralReID.__new__(SpectralReID)
+    searching.__dict__.update(reid.__dict__)
+    searching.index([row[0] for row in pictures[:5]], progress=False)
+    (hits,) = searching.search(tmp_path, top_k=2)
+    assert len(hits) == 2
+    with pytest.raises(InputError, match="two single images"):
+        reid.same_person(tmp_path, pictures[0][0])

@@ -1,5 +1,6 @@
 """Searches: FAISS finds what exact search finds, or says how much of it."""
 
+import copy
 import logging
 import sys
 from typing import Any
@@ -175,6 +176,20 @@ def test_reranker_on_faiss_flat_is_that_on_exact(faiss: Any, name: str) -> None:
             reranker.add(gallery[90:])
             answers.append(reranker.distance_matrix(query, inductive=inductive))
         torch.testing.assert_close(*answers, atol=5e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(RERANKERS)))
+@pytest.mark.parametrize("search", ["exact", *FAISS])
+def test_a_copy_of_a_reranker_is_fitted_as_it_would_be(search: str, name: str) -> None:
+    """As the engine makes one for each test set."""
+    if search != "exact":
+        pytest.importorskip("faiss")
+    query, gallery = clusters(14, 9), clusters(15, 120)
+    options = {"metric": "cosine"} if name == "k_reciprocal" else {}
+    reranker = build_reranker(name, search=search, **options)
+    answers = [each.fit(gallery).distance_matrix(query) for each in (copy.deepcopy(reranker),
+                                                                   reranker)]  # fmt: skip
+    torch.testing.assert_close(*answers)
 
 
 def test_search_object_with_options_of_its_own(faiss: Any) -> None:

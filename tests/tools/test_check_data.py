@@ -1,7 +1,9 @@
 """Tests of tools/check_data.py: sound collections pass, each way of being broken is named."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -229,11 +231,33 @@ def test_folders_beside_the_splits_are_told(capsys, tree):
     (tree / "query").rename(tree / "Query")
     shutil.copytree(tree / "train", tree / "val")
     (tree / "notes").mkdir()  # holds no picture
+    lost = tree / "0009_c1s1_000001_00.jpg"
+    shutil.copy(next((tree / "train").rglob("*.jpg")), lost)
     status, report, findings = run(capsys, tree)
     assert status == 0 and report["counts"]["query"]["items"] == 18
     assert findings["ignored"]["examples"] == [
-        f"{tree / 'val'}: a folder beside those of the splits"
+        f"{tree / 'val'}: beside the folders of the splits",
+        f"{lost}: beside the folders of the splits",
     ]
+
+
+def test_a_split_is_written_through_a_link(capsys, tree, tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    table = tmp_path / "link" / "split.csv"
+    given = [str(tree / "all"), "--batch-size", "16", "--one-camera", "--write-split", str(table)]
+    assert main(given) == 0
+    capsys.readouterr()
+    assert all(Path(item.path).is_file() for item in scan(table).items)
+
+
+def test_names_that_are_not_utf8(capsys, tree, tmp_path):
+    picture = next((tree / "all").rglob("*.jpg"))
+    shutil.copy(picture, os.fsdecode(os.fsencode(picture.parent) + b"/1_caf\xe9.jpg"))
+    given = [str(tree / "all"), "--batch-size", "16", "--one-camera"]
+    assert main([*given, "--write-split", str(tmp_path / "split.csv")]) == 2
+    assert r"1_caf\xe9" in capsys.readouterr().err.replace(r"\udce9", r"\xe9")
+    assert not (tmp_path / "split.csv").exists()
 
 
 def test_table_of_another_encoding(capsys, tmp_path):

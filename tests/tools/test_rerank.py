@@ -372,7 +372,27 @@ def test_compare_passes_all_on(files, tmp_path, monkeypatch, capsys):
         assert (parsed.query, parsed.gallery) == (files["--query"], files["--gallery"])
         assert parsed.inductive and parsed.cuhk03_metric and not parsed.compare
         assert (parsed.search, parsed.top_k, parsed.device) == ("faiss_flat", 7, "cpu")
+        # squared distances need the farthest image, which an index cannot tell
+        wanted = ["metric=cosine"] if parsed.method == "k_reciprocal" else []
+        assert parsed.options == wanted
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(RERANKERS)
+
+
+def test_compare_goes_on_where_a_method_refuses(files, tmp_path, monkeypatch, capsys):
+    def answer(command: list[str], **_: Any) -> Any:
+        method = command[command.index("--method") + 1]
+        if method == "group_shuffling":
+            return rerank.subprocess.CompletedProcess(command, 2, "", "error: an odd width\n")
+        result = {"method": method, "seconds_fit": 1, "seconds_rank": 2, "peak_GB": 3}
+        Path(command[-1]).write_text(json.dumps(result))
+        return rerank.subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(rerank.subprocess, "run", answer)
+    out = tmp_path / "metrics.json"
+    assert run(files, "--compare", "--json", out) == 0
+    names = [row["method"] for row in json.loads(out.read_text())]
+    assert names == [name for name in RERANKERS if name != "group_shuffling"]
+    assert "warning: group_shuffling: an odd width" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from ..inference.conftest import pictures, run_folder, weights  # noqa: F401 (fixtures)
 from .test_main import load_tool
@@ -108,6 +109,47 @@ def test_dataset_calibrates(weights, data_root, tmp_path, capsys):  # noqa: F811
         assert json.loads(capsys.readouterr().out)["same"] is True
     finally:
         weights.with_name("calibration.json").unlink()
+
+
+def test_other_labels_are_written_anew(weights, data_root, tmp_path, capsys):  # noqa: F811
+    from torchreid_spectral.data.datasets import synthetic_defaults
+    from torchreid_spectral.data.synthetic import SyntheticSpec
+
+    from ..conftest import TINY
+
+    out, root = tmp_path / "gallery", data_root / "synthetic_pedestrians"
+    folder = [str(weights), str(root / "bounding_box_test"), "--out", str(out)]
+    assert extract.main(folder) == 0  # the same images without labels
+    given = [str(weights), "--dataset", "synthetic_pedestrians", "--root", str(data_root),
+             "--out", str(out)]  # fmt: skip
+    with synthetic_defaults(SyntheticSpec(**TINY)):
+        assert extract.main(given) == 0
+        assert "(0 kept)" in capsys.readouterr().out
+        assert extract.main(given) == 0
+        assert "(1 kept)" in capsys.readouterr().out
+    shard = out / "features-00000.json"
+    content = json.loads(shard.read_text())
+    shard.write_text(json.dumps(content | {"ids": [7, *content["ids"][1:]]}))
+    later = time.time() + 5
+    os.utime(shard, (later, later))
+    with synthetic_defaults(SyntheticSpec(**TINY)):
+        assert extract.main(given) == 0
+    assert "(0 kept)" in capsys.readouterr().out
+    assert json.loads(shard.read_text())["ids"] == content["ids"]
+
+
+@pytest.mark.parametrize("split", ["train", "gallery"])
+def test_nobody_is_in_no_training_set(weights, tmp_path, capsys, split):  # noqa: F811
+    for name in ("train/0001_c1s1_000001_00.jpg", "query/0002_c1s1_000001_00.jpg",
+                 "gallery/0002_c2s1_000001_00.jpg", "gallery/0000_c2s1_000001_00.jpg"):
+        path = tmp_path / "own" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        Image.new("RGB", (8, 16)).save(path)  # fmt: skip
+    out = tmp_path / "out"
+    given = ["--dataset", "folder", "--root", str(tmp_path / "own"), "--split", split]
+    assert extract.main([str(weights), *given, "--out", str(out)]) == 0
+    ids = json.loads((out / "features-00000.json").read_text())["ids"]
+    assert ids == ([0] if split == "train" else [-1, 2])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.models import SpectralNet
+from torchreid_spectral.models.spectral_net import makes_the_feature
 
 __all__ = ["assemble", "is_own", "load_weights", "require_file", "set_backends", "to_dict"]
 
@@ -73,7 +74,7 @@ def assemble(cfg: CfgNode, *, commit: str | None = None) -> Any:  # noqa: ANN401
     say(f"Model complexity: params={num_params:,} flops={flops:,}")
     if cfg.model.load_weights:
         require_file("model.load_weights", cfg.model.load_weights)
-        load_weights(model, cfg.model.load_weights)
+        load_weights(model, cfg.model.load_weights, whole=cfg.test.evaluate)
     if cfg.use_gpu:
         model = _to_gpu(model, one=cfg.train.amp == "bf16" or bool(cfg.train.compile))
     optimizer = build.build_optimizer(cfg, model)
@@ -155,15 +156,16 @@ def _to_gpu(model: nn.Module, *, one: bool) -> nn.Module:
     return torch.nn.DataParallel(model, device_ids=devices).cuda()
 
 
-def load_weights(model: nn.Module, path: str) -> None:
+def load_weights(model: nn.Module, path: str, *, whole: bool = False) -> None:
     """Load what fits; stop where nothing does, while torchreid would go on with random weights.
 
     Args:
         model: Changed in place.
         path: A checkpoint.
+        whole: Whether all that makes the test feature must be there, as nothing is trained.
 
     Raises:
-        InputError: If no weight of the backbone is of the model's shape.
+        InputError: If no weight of the backbone is of the model's shape, or one is missing.
     """
     given, own = _compat.load_weights(path), model.state_dict()
     named = [name for name in own if name in given and "classifier" not in name]
@@ -178,6 +180,15 @@ def load_weights(model: nn.Module, path: str) -> None:
             f"model.load_weights {path} is of a {type(model).__name__} of other widths: of "
             f"{len(named)} weights of its name {len(fitting)} fit, and none of a layer. Name its "
             "own model in model.name."
+        )
+    needed = [name for name in own if makes_the_feature(model, name)
+              and not name.endswith("num_batches_tracked")]  # fmt: skip
+    lost = [name for name in needed if name not in given or given[name].shape != own[name].shape]
+    if whole and lost:
+        raise InputError(
+            f"model.load_weights {path} lacks {len(lost)} of {len(needed)} weights that the test "
+            f"feature is made by, such as {lost[0]}: they would be random. Give the options that "
+            "the file was trained with, such as spectral.test_feature."
         )
     _compat.load().utils.load_pretrained_weights(model, path)
 

@@ -28,6 +28,8 @@ from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.schedulers import warmup_defaults
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import Whitening
+from torchreid_spectral.layers import SpectralAttention
+from torchreid_spectral.layers.pooling import PartPool
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
 
 __all__ = [
@@ -106,7 +108,23 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         new_layers=cfg.train.new_layers,
         base_lr_mult=cfg.train.base_lr_mult,
     )
+    _spare_from_decay(optimizer, model)
     return optimizer
+
+
+def _spare_from_decay(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Keep weight decay off learned temperatures and powers: it would pull them to 1 and to 0."""
+    spared = set()
+    for module in model.modules():
+        if isinstance(module, SpectralAttention) and module.learn_temperature:
+            spared.add(module.log_temperature)
+        if isinstance(module, PartPool) and module.p is not None:
+            spared.add(module.p)
+    for group in list(optimizer.param_groups):
+        found = [parameter for parameter in group["params"] if parameter in spared]
+        if found:
+            group["params"] = [each for each in group["params"] if each not in spared]
+            optimizer.add_param_group({**group, "params": found, "weight_decay": 0.0})
 
 
 def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:  # noqa: ANN401

@@ -14,7 +14,7 @@ from torchreid_spectral.config.build import (
     training_options,
 )
 from torchreid_spectral.config.data import AUGMENT
-from torchreid_spectral.config.losses import LOSS_NAMES, check_losses
+from torchreid_spectral.config.losses import LOSS_NAMES, STOCK, check_losses
 from torchreid_spectral.data.cache import CACHES
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
@@ -183,6 +183,16 @@ def _check_training(cfg: CfgNode) -> None:
             f"samples after {', '.join(samples)}: only the heads' graph spans the whole batch. "
             "Set train.chunk_size 0, or attend over pixels or channels."
         )
+    frames = [block["after"] for block in cfg.model.attention if block["over"] == "frames"]
+    if frames and cfg.loss.name in STOCK:
+        cut = cfg.train.chunk_size or cfg.video.sample_method == "all"
+        if cut:
+            raise InputError(
+                f"torchreid's own loss.name {cfg.loss.name} hands single frames to the model: "
+                f"the attention over frames after {', '.join(frames)} would go over other "
+                "tracklets under train.chunk_size or video.sample_method all. Use loss.name "
+                "spectral, or leave those out."
+            )
     if cfg.train.patience and cfg.test.eval_freq <= 0:
         raise InputError(
             "train.patience counts the tests during training: set test.eval_freq too, got "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -137,8 +138,22 @@ def build_distillation(cfg: CfgNode) -> Distillation | None:
     """
     if not cfg.distill.teacher:
         return None
-    teacher = load_teacher(cfg.distill.teacher, cfg.distill.weights, use_gpu=cfg.use_gpu)
+    name, weights = cfg.distill.teacher, cfg.distill.weights
+    teacher = load_teacher(name, weights, use_gpu=cfg.use_gpu, **_options_of(name, weights))
     return Distillation(teacher, _dark_rank(cfg), cfg.distill.weight)
+
+
+def _options_of(name: str, weights: str) -> dict[str, Any]:
+    """Give the options that a spectral teacher was trained with, where its run says so."""
+    from torchreid_spectral.config.inference import inference_settings
+    from torchreid_spectral.inference.weights import read_config
+
+    path = Path(weights).expanduser()
+    found = read_config(path) if name.startswith(registry.PREFIX) and path.is_file() else None
+    if not found or found.get("model", {}).get("name") != name:
+        return {}
+    options: dict[str, Any] = inference_settings(found)["options"]
+    return options
 
 
 def _dark_rank(cfg: CfgNode) -> nn.Module:
@@ -179,6 +194,14 @@ def _check_model(cfg: CfgNode, id_loss: str, metrics: list[str]) -> None:
             f"{cfg.spectral.supervision}: the model does not give those features. Set the "
             "latter to both."
         )
+    trained_by_metrics = "normalized_cut" in metrics or cfg.spectral.learn_temperature
+    if cfg.train.fixbase_epoch and not id_loss and not trained_by_metrics:
+        if {*cfg.train.open_layers} <= {"classifier"}:
+            raise InputError(
+                "train.fixbase_epoch trains the classifier alone, which no loss but an identity "
+                f"loss uses, got {metrics}. Set train.fixbase_epoch 0, or name layers of the "
+                "backbone in train.open_layers."
+            )
     if metrics and not spectral and cfg.loss.metric_on != "plain":
         raise InputError(
             f"loss.metric_on {cfg.loss.metric_on} needs a walk: {name} has none. Use model.name "

@@ -123,7 +123,7 @@ def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN4
         "input": f"{size[0]} x {size[1]}",
         **({"tracklets": "shown by their first frame"} if cfg.data.type == "video" else {}),
         "seed": cfg.train.seed,
-        "epochs": cfg.train.max_epoch,
+        "epochs": engine.record.get("epochs", cfg.train.max_epoch),
         "seconds a step": "not measured" if seconds is None else f"{seconds:.3f}",
         "commit": made["commit"] or "not known",
         **{name: value for name, value in made["versions"].items() if value},
@@ -165,8 +165,8 @@ def _shown(rows: Any) -> list[Any]:  # noqa: ANN401
     return [(row[0] if isinstance(row[0], str) else row[0][0], *row[1:]) for row in rows]
 
 
-def _tested(features: Tensor, query: Any, gallery: Any, views: Any, metrics: Any) -> Tested:  # noqa: ANN401
-    return Tested(features, _shown(query), _shown(gallery), views, metrics)
+def _tested(features: Tensor, query: Any, gallery: Any, *rest: Any) -> Tested:  # noqa: ANN401
+    return Tested(features, _shown(query), _shown(gallery), *rest)
 
 
 def _extractor(folder: str) -> Callable[[list[str]], Tensor]:

@@ -6,6 +6,7 @@ as it is: training and testing see the same pixels with a cache as without.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -49,8 +50,9 @@ class ImageCache:
         self._memory = _in_memory(self._bytes) if folder is None else None
         self._file: Path | None = None
         if folder is not None:
-            digest = hashlib.sha256("\n".join([str(self._shape), *unique]).encode()).hexdigest()
-            self._file = folder / f"{digest[:16]}.cache"
+            names = "\n".join([str(self._shape), *unique])
+            digest = hashlib.sha256(names.encode(errors="surrogateescape"))  # any bytes
+            self._file = folder / f"{digest.hexdigest()[:16]}.cache"
             _reserve(self._file, self._bytes)
         self._attach()
 
@@ -109,17 +111,26 @@ def _in_memory(count: int) -> torch.Tensor:
         ) from error
 
 
+def _fill(handle: int, count: int) -> None:
+    """Take the room of a file, where the system has a way; what is in it stays."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        try:
+            os.posix_fallocate(handle, 0, count)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot
+                raise
+
+
 def _reserve(path: Path, count: int) -> None:
     """Make a file of that size; what other processes have written to it stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            if path.stat().st_size == count:
-                return
+        # to be read too: where a file system cannot reserve, the C library reads and writes
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
             try:
-                file.truncate(count)
-                if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-                    os.posix_fallocate(file.fileno(), 0, count)
+                if os.fstat(file.fileno()).st_size != count:
+                    file.truncate(count)
+                _fill(file.fileno(), count)  # a process killed here before may not have
             except OSError:
                 path.unlink()
                 raise

@@ -75,9 +75,10 @@ class Scan:
         root: Where it was looked for.
         kind: ``image`` or ``video``.
         items: Sorted by split, identity, camera and path.
-        ignored: Files whose names say neither identity nor camera, rows that are broken, and
-            folders beside those of the splits.
-        distractors: Identity of Market-1501's distractors; they are nobody.
+        ignored: Files whose names say neither identity nor camera, rows and tracklets that are
+            broken, and what lies beside the folders of the splits.
+        distractors: Identity of Market-1501's distractors, 0000 in the gallery; they are nobody.
+            Empty where there are none, or where 0000 is trained on or asked for.
     """
 
     root: Path
@@ -137,14 +138,21 @@ def scan(root: str | Path, kind: str = "image") -> Scan:
             f"passed over{examples}). {EXPECTED}. Where the camera is not known, begin all names "
             "with c1_ and set folder.one_camera True."
         )
+    if any(item.pid == found.distractors and item.split in ("train", "query")
+           for item in found.items):  # fmt: skip
+        found.distractors = ""  # a person like others, counted from 0
     found.items.sort(key=lambda i: (i.split, natural(i.pid), natural(i.camid), i.files))
     return found
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
     for path in sorted(walk(folder), key=lambda path: natural(str(path))):
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
+        if _is_picture(path):
             yield path
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
 def _read_folder(root: Path, found: Scan) -> None:
@@ -152,7 +160,8 @@ def _read_folder(root: Path, found: Scan) -> None:
     parts = {p: _SPLIT_OF[p.name.lower()] for p in folders if p.name.lower() in _SPLIT_OF}
     if parts:
         others = [path for path in folders if path not in parts and next(_pictures(path), None)]
-        found.ignored += [f"{path}: a folder beside those of the splits" for path in others]
+        others += [path for path in sorted(root.iterdir()) if path.is_file() and _is_picture(path)]
+        found.ignored += [f"{path}: beside the folders of the splits" for path in others]
     frames: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for part, split in parts.items() if parts else {root: ""}.items():
         for path in _pictures(part):
@@ -233,5 +242,8 @@ def _collect(rows: Iterator[tuple[str, Item]], found: Scan) -> None:
         path = str(item.path)
         key = (item.split, item.pid, item.camid, tracklet or path)
         groups[key] += [str(p) for p in _pictures(Path(path))] if Path(path).is_dir() else [path]
-    for (split, pid, camid, _), paths in groups.items():
-        found.items.append(Item(tuple(paths), pid, camid, split))
+    for (split, pid, camid, name), paths in groups.items():
+        if paths:
+            found.items.append(Item(tuple(paths), pid, camid, split))
+        else:
+            found.ignored.append(f"{name}: a tracklet without pictures")

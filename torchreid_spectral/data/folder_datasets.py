@@ -101,13 +101,15 @@ class Folder:
         _check_files(items, place)
         if mode != "train":
             _check_queries(items, place)
-        self._junk_pids = [0] if found.distractors else []
-        parts = _numbered(items, found.distractors, _active.one_camera)
+        parts, junk = _numbered(items, found.distractors, _active.one_camera)
+        self._junk_pids = [junk] if found.distractors else []
         if not parts[0] and mode == "train":
             raise InputError(
                 f"{place} has no training images, only {_describe(items)}. Use it as a target "
                 "(-t folder) with another source, or add a folder train."
             )
+        if kwargs.get("combineall"):
+            _check_combined(parts, place)
         # torchreid looks at the first of each; what a mode does not use may be a stand-in
         parts = [part or parts[0] or parts[2] for part in parts]
         super().__init__(*parts, mode=mode, **kwargs)  # type: ignore[call-arg]
@@ -165,8 +167,22 @@ def _check_queries(items: Sequence[Item], place: Path) -> None:
     logger.warning("%d of %d queries have no valid match: %s.", len(lost), len(queries), why)
 
 
-def _numbered(items: Sequence[Item], distractors: str, one_camera: bool) -> list[list[Any]]:
-    """Give train, query and gallery with numbers as torchreid wants them."""
+def _check_combined(parts: Sequence[Sequence[Any]], place: Path) -> None:
+    """Stop where torchreid's ``combineall`` would fail or count people twice."""
+    queries, gallery = ({row[1] for row in part} for part in parts[1:])
+    if not queries or not queries <= gallery:
+        raise InputError(
+            f"data.combineall trains on query and gallery of {place} too, which needs both and "
+            f"every identity of the query in the gallery; {len(queries)} are in the query, "
+            f"{len(queries - gallery)} of them not in the gallery. Set data.combineall False, or "
+            "move all images to train."
+        )
+
+
+def _numbered(
+    items: Sequence[Item], distractors: str, one_camera: bool
+) -> tuple[list[list[Any]], int | None]:
+    """Give train, query and gallery with numbers as torchreid wants them, and who is nobody."""
     cameras = {c: n for n, c in enumerate(sorted({i.camid for i in items}, key=natural))}
     words = sorted({i.pid for i in items}, key=natural)
     numeric = all(word.isdecimal() and int(word) < 2**63 for word in words)
@@ -186,4 +202,4 @@ def _numbered(items: Sequence[Item], distractors: str, one_camera: bool) -> list
         if i.split == "query"
     ]
     gallery = [(i.path, pids[i.pid], cameras[i.camid]) for i in items if i.split == "gallery"]
-    return [train, query, gallery]
+    return [train, query, gallery], pids.get(distractors)

@@ -55,7 +55,7 @@ def decode(path: str) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Convert to 8 bits a channel; of 16 bits the upper ones, where Pillow would cut off.
+    """Convert to 8 bits a channel; 16 bits are scaled, where Pillow would cut off.
 
     Args:
         image: Of any mode but floats. Its EXIF orientation is not looked at, as in torchreid.

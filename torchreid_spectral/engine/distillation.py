@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchreid_spectral import _compat, registry
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.losses import DarkRankLoss
-from torchreid_spectral.models import SpectralNet
+from torchreid_spectral.models.spectral_net import makes_the_feature
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +76,19 @@ class Distillation:
         return value
 
 
-def load_teacher(name: str, path: str | Path, *, use_gpu: bool = False) -> nn.Module:
+def load_teacher(
+    name: str, path: str | Path, *, use_gpu: bool = False, **options: Any  # noqa: ANN401
+) -> nn.Module:
     """Build a teacher and load its weights, weights only; every weight of its feature must fit.
 
-    A spectral teacher is built with the active options of spectral models, as the student is.
+    What ``options`` leaves open of a spectral teacher is as the active options of spectral models
+    say, as the student's is.
 
     Args:
         name: Any model of torchreid or of this package.
         path: Its checkpoint.
         use_gpu: As in torchreid; a few models place constants by it.
+        **options: Of a spectral teacher, see :class:`~torchreid_spectral.models.SpectralOptions`.
 
     Returns:
         The teacher, frozen and in eval mode.
@@ -95,9 +99,9 @@ def load_teacher(name: str, path: str | Path, *, use_gpu: bool = False) -> nn.Mo
     if not Path(path).expanduser().is_file():
         raise InputError(f"distill.weights names a file that does not exist: {path}")
     given = _compat.load_weights(path)
-    teacher = registry.build_model(name, 1, pretrained=False, use_gpu=use_gpu)
+    teacher = registry.build_model(name, 1, pretrained=False, use_gpu=use_gpu, **options)
     own = teacher.state_dict()
-    needed = [key for key in own if _makes_the_feature(teacher, key)]
+    needed = [key for key in own if makes_the_feature(teacher, key)]
     wrong = [
         key for key in needed if key not in given or given[key].shape != own[key].shape
     ]
@@ -110,11 +114,3 @@ def load_teacher(name: str, path: str | Path, *, use_gpu: bool = False) -> nn.Mo
     teacher.load_state_dict({key: given[key] for key in needed}, strict=False)
     logger.info("Teacher %s loaded from %s", name, path)
     return teacher.eval().requires_grad_(False)
-
-
-def _makes_the_feature(teacher: nn.Module, key: str) -> bool:
-    """Say whether a weight takes part in what a model gives in eval mode."""
-    if not key.startswith("classifier"):
-        return True
-    bottleneck = isinstance(teacher, SpectralNet) and teacher.test_feature == "bottleneck"
-    return bottleneck and ".prototypes" not in f".{key}" and ".walk." not in f".{key}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from torchreid_spectral import _compat
@@ -33,10 +34,18 @@ class Answers(NamedTuple):
     """Post-processings by name, fitted to the gallery."""
     query: Tensor
     """Features, ``(Q, D)``."""
+    inductive: bool = False
+    """Whether each query is answered as if it were alone."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What re-rankers are told beside the features, as in the test."""
+        cameras = np.array([row[2] for row in self.images[0]])
+        return {"camids": cameras, "inductive": self.inductive}
 
 
 def draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None:  # noqa: ANN401
-    """Draw ranked lists, torchreid's and ours, as far as they are asked for.
+    """Draw ranked lists, torchreid's and ours, as far as they are asked for; never fails.
 
     Args:
         engine: With :class:`~torchreid_spectral.engine.testing.TestMixin`.
@@ -44,9 +53,17 @@ def draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None:
         folder: To draw to.
         visrank_topk: Answers of each of torchreid's pictures; 0 draws none.
     """
-    dataset, images, views, query = answers
+    try:
+        _draw(engine, answers, folder, visrank_topk)
+    except Exception as error:  # a picture must never cost a training
+        logger.warning("The ranked lists of %s failed: %s: %s", answers.dataset,
+                       type(error).__name__, error)  # fmt: skip
+
+
+def _draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None:  # noqa: ANN401
+    dataset, images, views, query, _ = answers
     if visrank_topk:
-        distances = views[list(views)[-1]].distance_matrix(query).numpy()
+        distances = views[list(views)[-1]].distance_matrix(query, **answers.asked).numpy()
         for name, rows in folders_of_pictures([row[0] for row in images[0]]).items():
             _compat.load().utils.visualize_ranked_results(
                 distances[rows],
@@ -59,7 +76,8 @@ def draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None:
             )
     if engine.picture_queries:
         path = Path(folder) / f"ranked_lists_{dataset}.png"
-        draw_ranked_lists(path, views, query, *images, num_queries=engine.picture_queries)
+        draw_ranked_lists(path, views, query, *images, num_queries=engine.picture_queries,
+                          inductive=answers.inductive)  # fmt: skip
         logger.info("Ranked lists drawn to %s", path)
 
 

@@ -26,6 +26,7 @@ from torchreid_spectral.functional._precision import at_least_float32
 
 __all__ = ["StepMixin"]
 
+FLATTENING = {"PCB", "MuDeep"}  # networks of torchreid that flatten maps of more than a cell
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -113,6 +114,7 @@ class StepMixin:
             )
         if options.sync_bn and not engine.use_gpu:
             raise InputError("train.sync_bn needs a GPU: PyTorch has no SyncBatchNorm for CPUs.")
+        _check_layout(unwrapped(engine.model), options)
         self._check_precision()
 
     def _check_precision(self) -> None:
@@ -240,6 +242,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
         inner: nn.Module = model.module
         return inner
     return model
+
+
+def _check_layout(network: nn.Module, options: Any) -> None:  # noqa: ANN401
+    """Refuse channels_last where torchreid flattens maps by ``view``."""
+    kinds = {kind.__name__ for kind in type(network).__mro__} & FLATTENING
+    if options.channels_last and kinds:
+        raise InputError(
+            f"train.channels_last does not go together with {kinds.pop()}, whose forward in "
+            "torchreid flattens maps of another layout. Set train.channels_last False."
+        )
 
 
 def _channels_last(images: Tensor) -> Tensor:

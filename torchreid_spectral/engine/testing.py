@@ -143,8 +143,8 @@ class TestMixin(LoopMixin):
         ]
         junk = outcome.junk_of(gallery_loader)
         images[1] = [(row[0], -1, *row[2:]) if row[1] in junk else row for row in images[1]]
-        self.tested[dataset_name] = (query[0], *images, views, collected)
-        answers = outcome.Answers(dataset_name, images, views, query[0])
+        self.tested[dataset_name] = (query[0], *images, views, collected, self.inductive)
+        answers = outcome.Answers(dataset_name, images, views, query[0], self.inductive)
         outcome.draw(self, answers, save_dir, visrank_topk if visrank else 0)
         plain = collected[PLAIN]
         return plain.rank(1), plain.mAP

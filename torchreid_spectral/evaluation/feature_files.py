@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ from safetensors.numpy import load_file
 from torchreid_spectral.errors import InputError
 
 __all__ = ["FeatureSet", "load_features"]
+
+_NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")
 
 DAMAGED = (
     OSError, EOFError, ValueError, TypeError, KeyError, csv.Error, zipfile.BadZipFile, zlib.error,
@@ -135,10 +138,9 @@ def _npy(path: Path) -> dict[str, Any]:
 
 
 def _numbers_or_names(values: list[str]) -> NDArray[Any]:
-    try:
+    if all(_NUMBER.fullmatch(value) for value in values):  # int() would take 1_11 for 111
         return np.array([int(value) for value in values], dtype=np.int64)
-    except ValueError:
-        return np.array(values)
+    return np.array(values)
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def is_path(item: Any) -> bool:  # noqa: ANN401
 
 
 def is_single(images: Any) -> bool:  # noqa: ANN401 (see items_of)
-    """Say whether this is one image rather than a batch.
+    """Say whether this is one image rather than a batch; a folder is a batch.
 
     Args:
         images: What the user gave.
@@ -71,7 +71,9 @@ def is_single(images: Any) -> bool:  # noqa: ANN401 (see items_of)
     """
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim == 3
-    return is_path(images) or isinstance(images, Image.Image)
+    if is_path(images):
+        return not Path(images).expanduser().is_dir()
+    return isinstance(images, Image.Image)
 
 
 def items_of(images: Any) -> Sequence[Any]:  # noqa: ANN401

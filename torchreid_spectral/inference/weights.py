@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.models import SpectralOptions
+from torchreid_spectral.models.spectral_net import makes_the_feature
 
 __all__ = ["Settings", "fingerprint", "latest_weights", "open_model", "read_config"]
 
@@ -65,7 +66,8 @@ def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  #
         The model in eval mode on the CPU, and its settings.
 
     Raises:
-        InputError: If the file is missing or foreign, or nothing says what model it is of.
+        InputError: If the file is missing or foreign, nothing says what model it is of, or the
+            model takes tracklets only.
     """
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
@@ -76,6 +78,12 @@ def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  #
     if not path.is_file():
         raise InputError(f"There are no weights {str(path)!r}. Give a file of tools/main.py.")
     settings = _settings(path, given)
+    if any(block.get("over") == "frames" for block in settings.options.get("attention", ())):
+        raise InputError(
+            f"{path} attends between the frames of tracklets: single images have none, and a "
+            "batch of them would be taken for one tracklet. Open a run without model.attention "
+            "over frames, or test tracklets with tools/main.py and test.evaluate True."
+        )
     model = ts.build_model(
         settings.model_name, 1, loss="softmax", pretrained=False, **settings.options
     )
@@ -203,7 +211,7 @@ def _find_config(content: Any) -> Any:  # noqa: ANN401 (whatever was saved)
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load all weights; the classifier, which no test uses, may be of any number of identities."""
+    """Load all weights; of the classifier only what the test feature is made by."""
     own = model.state_dict()
     if not weights.keys() & own.keys():
         weights = {name.removeprefix("model."): value for name, value in weights.items()}
@@ -212,7 +220,7 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
         for name, value in weights.items()
         if name in own and own[name].shape == value.shape
     }
-    missing = [name for name in own if name not in fitting and "classifier" not in name]
+    missing = [name for name in own if name not in fitting and makes_the_feature(model, name)]
     if missing:
         raise InputError(
             f"{path} does not fit {type(model).__name__}: {len(missing)} of {len(own)} weights "

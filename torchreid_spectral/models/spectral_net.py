@@ -37,7 +37,7 @@ from torchreid_spectral.models.parts import StripedHead, set_pooling
 from torchreid_spectral.models.stages import insert_attention
 from torchreid_spectral.models.tracklets import pool_frames, pooled_inputs
 
-__all__ = ["SpectralNet", "make_spectral", "set_last_stride"]
+__all__ = ["SpectralNet", "make_spectral", "makes_the_feature", "set_last_stride"]
 
 
 class SpectralNet(nn.Module):
@@ -107,6 +107,9 @@ class SpectralNet(nn.Module):
         if images.dim() != 5:
             return super().forward(images, *args, **kwargs)
         length = images.shape[1]
+        for block in getattr(self, "attention", ()):
+            if block.over == "frames":
+                block.frames = length
         with pooled_inputs(self.heads, self.frame_pooling, length):
             result = super().forward(images.flatten(0, 1), *args, **kwargs)
         if not self.training:
@@ -124,6 +127,22 @@ class SpectralNet(nn.Module):
     def __reduce__(self) -> tuple[Any, ...]:
         """Let pickle rebuild the class, which it could not find by name."""
         return _rebuild, (type(self).__bases__[1],), self.__dict__.copy()
+
+
+def makes_the_feature(model: nn.Module, name: str) -> bool:
+    """Say whether a weight takes part in what a model gives in eval mode.
+
+    Args:
+        model: Of torchreid or of this package.
+        name: Of the weight in its ``state_dict``.
+
+    Returns:
+        Whether it does: no classifier's does, but for the bottleneck that is asked for as feature.
+    """
+    if not name.startswith("classifier"):
+        return True
+    bottleneck = isinstance(model, SpectralNet) and model.test_feature == "bottleneck"
+    return bottleneck and ".prototypes" not in f".{name}" and ".walk." not in f".{name}"
 
 
 def make_spectral(

@@ -26,6 +26,7 @@ class Tested:
         gallery: The same for the gallery.
         views: Name to fitted re-ranker; ``none`` first.
         metrics: Name to metrics.
+        inductive: Whether each query is answered as if it were alone.
     """
 
     __test__ = False  # not a test of pytest's
@@ -35,6 +36,7 @@ class Tested:
     gallery: Sequence[Any]
     views: Mapping[str, Reranker]
     metrics: Mapping[str, RankingMetrics]
+    inductive: bool = False
 
 
 @dataclass(frozen=True)

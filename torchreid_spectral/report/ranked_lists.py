@@ -29,6 +29,7 @@ def draw_ranked_lists(
     *,
     num_queries: int = 8,
     top_k: int = 10,
+    inductive: bool = False,
 ) -> None:
     """Draw the top of the ranking of evenly spaced queries, a row for each view.
 
@@ -45,9 +46,11 @@ def draw_ranked_lists(
         gallery: The same for the gallery.
         num_queries: How many queries.
         top_k: How many answers each.
+        inductive: Answer each query as if it were alone.
     """
+    asked = {"camids": np.array([row[2] for row in query]), "inductive": inductive}
     chosen = np.unique(np.linspace(0, len(query) - 1, num_queries).astype(int))
-    orders = {name: _orders(method, features, chosen) for name, method in views.items()}
+    orders = {name: _orders(method, features, chosen, asked) for name, method in views.items()}
     width = TITLE + (top_k + 1) * (SIZE[0] + GAP) + GAP
     height = SIZE[1] + LABEL + GAP
     canvas = Image.new("RGB", (width, height * len(chosen) * len(views) + GAP), "white")
@@ -83,10 +86,12 @@ def folders_of_pictures(paths: Sequence[str | Sequence[str]]) -> dict[str, list[
     return folders
 
 
-def _orders(method: Reranker, features: Tensor, chosen: Any) -> list[list[int]]:  # noqa: ANN401
+def _orders(
+    method: Reranker, features: Tensor, chosen: Any, asked: Mapping[str, Any]  # noqa: ANN401
+) -> list[list[int]]:
     """Rank all queries, as some methods treat them jointly, and keep the chosen ones."""
     depth = min(len(method.gallery), 200)
-    indices, _ = method.rank(features, top_k=depth)
+    indices, _ = method.rank(features, top_k=depth, **asked)
     rows: list[list[int]] = indices[torch.as_tensor(chosen)].tolist()
     return rows
 

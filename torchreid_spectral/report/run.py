@@ -166,7 +166,9 @@ def _embedding(report: RunReport, tested: Tested, out: Path, prefix: str) -> str
         features = extract([str(tested.gallery[row][0]) for row in chosen])
         panels = {title: embedding.cosine_matrix(features), **panels}
     for view, method in list(tested.views.items())[1:]:
-        whole = np.asarray(method.distance_matrix(plain))[:, chosen]
+        cameras = np.array([tested.gallery[row][2] for row in chosen])
+        asked: dict[str, Any] = {"camids": cameras, "inductive": tested.inductive}
+        whole = np.asarray(method.distance_matrix(plain, **asked))[:, chosen]
         panels[f"+ {figures.view_name(view)}"] = whole - whole.min()
     names = list(panels)
     if report.baseline is not None or len(names) > 1:
@@ -183,17 +185,18 @@ def _lists(tested: Tested) -> str:
     features = tested.features[rows]
     ids = [np.array([row[column] for row in part]) for column in (1, 2)
            for part in (query, tested.gallery)]  # fmt: skip
+    asked: dict[str, Any] = {"camids": ids[2], "inductive": tested.inductive}
     precision, orders = {}, {}
     for view, method in tested.views.items():
         parts = [
             evaluate_queries(block.numpy(), ids[0][at], ids[1], ids[2][at], ids[3], 10)
-            for at, block in method.iter_distances(features)
+            for at, block in method.iter_distances(features, **asked)
         ]
         precision[view] = np.concatenate([part.average_precision for part in parts])
     chosen = lists.choose_queries(precision[list(precision)[-1]], 3)
     depth = min(len(tested.gallery), 200)
     for view, method in tested.views.items():
-        found = method.rank(features, top_k=depth)[0]
+        found = method.rank(features, top_k=depth, **asked)[0]
         orders[view] = {row: found[row].tolist() for kind in chosen.values() for row in kind}
     return lists.ranked_lists(chosen, precision, orders, query, tested.gallery)
 

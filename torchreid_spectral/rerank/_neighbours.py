@@ -27,7 +27,8 @@ class Neighbours:
     Args:
         indices: ``(N, k)``; each node is its own first neighbour, before its duplicates.
         distances: ``(N, k)``; to itself -1, so that it stays first.
-        farthest: ``(N,)`` distance of the farthest node; zeros where it was not asked for.
+        farthest: ``(N,)`` distance of the farthest node; zeros where an approximate
+            search was not asked for it.
     """
 
     indices: Tensor

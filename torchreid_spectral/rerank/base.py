@@ -197,6 +197,8 @@ class Reranker(ABC):
             device.
         """
         features, cameras = self._check_query(query, camids)
+        needed = self.estimate_memory(len(features), 1)
+        self._check_memory("iter_distances", needed, features.device)
         yield from self._blocks(features, cameras, inductive)
 
     def estimate_memory(self, num_queries: int, top_k: int = 100) -> int:

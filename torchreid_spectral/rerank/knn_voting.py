@@ -42,7 +42,8 @@ class KNNVoting(Reranker):
     """Order by the sum of reciprocal ranks in the query's list and in those of its voters.
 
     The distance is 1 / s(Q, D): the rank that the score amounts to. Scores that differ by less
-    than 1e-7 of themselves are ordered as the plain distance orders them.
+    than 1e-7 of themselves are ordered as the plain distance orders them by ``rank`` and
+    ``iter_distances``; ``distance_matrix``, in float32, cannot tell them apart.
 
     Args:
         k: Voters, the nearest of each query.

@@ -50,7 +50,6 @@ class _FaissSearch(Search):
         self, *, metric: str = "cosine", chunk_size: int = 4096, gpus: int = 0
     ) -> None:
         super().__init__(metric=metric, chunk_size=chunk_size)
-        self._faiss: Any = require_extra("faiss", "faiss", f"The search {type(self).__name__}")
         found = getattr(self._faiss, "get_num_gpus", lambda: 0)()
         if not 0 <= gpus <= found:
             raise InputError(
@@ -58,6 +57,10 @@ class _FaissSearch(Search):
             )
         self.gpus = gpus
         self._index: Any = None
+
+    @property
+    def _faiss(self) -> Any:  # noqa: ANN401 (no attribute: a module cannot be copied)
+        return require_extra("faiss", "faiss", f"The search {type(self).__name__}")
 
     @property
     def _measure(self) -> int:
