@@ -150,7 +150,8 @@ _SPECTRAL: dict[str, Any] = {
         "normalized_cut": {"temperature": 0.1, "scale": 15.0, "detach": True},
         "escape": {"temperature": 0.1},
     },
-    # DarkRank: a teacher model ('' for none) and its checkpoint; soft or hard.
+    # DarkRank: a teacher model ('' for none) and its checkpoint; soft or hard. A spectral teacher
+    # has the options of its run where that is known, else the student's.
     "distill": {
         "teacher": "",
         "weights": "",
