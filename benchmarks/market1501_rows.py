@@ -17,12 +17,18 @@ from torchreid_spectral.rerank import build_reranker
 
 # All with their defaults, which were not chosen on any of these networks' features.
 METHODS = ("none", "local_blurring", "graph_walk", "k_reciprocal")
+FLIPPED = "market1501_flip"  # a feature is the mean of the image's and its mirror image's
 Images = tuple[list[str], list[int], list[int]]  # paths, identities, cameras
 Features = tuple[torch.Tensor, list[int], list[int]]
 
 
 def measure(
-    folder: Path, root: str, transfer: Mapping[str, str], known: Collection[str] = ()
+    folder: Path,
+    root: str,
+    transfer: Mapping[str, str],
+    known: Collection[str] = (),
+    *,
+    flip: bool = False,
 ) -> dict[str, Any]:
     """Test a run and read what it logged.
 
@@ -31,6 +37,7 @@ def measure(
         root: Folder that holds Market-1501.
         transfer: Name to folder of own data with query and gallery, which it was not trained on.
         known: Names of datasets whose figures are there already.
+        flip: Test on Market-1501 with mirror images as well.
 
     Returns:
         A row of the JSON file, without the figures of those.
@@ -42,10 +49,11 @@ def measure(
     history = read_history(folder)
     reid = SpectralReID(folder, batch_size=128)
     metrics, seconds = {}, {}
-    for name in {"market1501": root, **transfer}:
+    for name in ["market1501", *([FLIPPED] if flip else []), *transfer]:
         if name not in known:
             images = own(transfer[name]) if name in transfer else market(root)
-            metrics[name], seconds[name] = tested(reid, *images)
+            model = SpectralReID(folder, batch_size=128, flip=True) if name == FLIPPED else reid
+            metrics[name], seconds[name] = tested(model, *images)
     return {
         "seed": saved["config"]["train"]["seed"],
         "commit": saved["commit"],

@@ -110,10 +110,17 @@ def test_a_finished_run_becomes_a_row(trained, module, data_root, tmp_path, monk
     assert all(picture.stat().st_size > 10_000 for picture in pictures)
     assert "is tested" not in capsys.readouterr().out  # it is there already
     monkeypatch.setattr(rows, "market", None)  # what was tested is not tested again
+    monkeypatch.setattr(rows, "market", lambda root: rows.own(root))
+    assert module.main([*command, "--flip"]) == 0
+    row = json.loads(out.read_text())["rows"]["spectral/seed_1"]
+    monkeypatch.setattr(rows, "market", None)
+    mirrored, plain = (row["metrics"][name]["none"]["mAP"] for name in
+                       ("market1501_flip", "market1501"))  # fmt: skip
+    assert 0 < mirrored != plain
     assert module.main([*command[:-2], "other", folder]) == 0
     row = json.loads(out.read_text())["rows"]["spectral/seed_1"]
-    for figures in ("metrics", "seconds_of_test"):
-        assert set(row[figures]) == {"market1501", "again", "other"}  # and nothing is lost
+    for figures in ("metrics", "seconds_of_test"):  # and nothing is lost
+        assert set(row[figures]) == {"market1501", "market1501_flip", "again", "other"}
 
 
 def test_curves_have_a_value_an_epoch():
