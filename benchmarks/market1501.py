@@ -278,7 +278,7 @@ def differs(row: dict[str, Any], folder: Path) -> bool:
 def write(path: Path, rows: dict[str, Any], size: str) -> None:
     """Write all rows, with the commits of the trainings."""
     order = [name for suite in SUITES.values() for name in suite]
-    place = {name: number for number, name in enumerate(order)}
+    place = {name: number for number, name in enumerate(dict.fromkeys(order))}
     rows = dict(sorted(rows.items(), key=lambda row: (place.get(row[0].split("/")[0], len(order)),
                                                       row[0])))  # fmt: skip
     content = {
