@@ -36,6 +36,7 @@ def test_every_config_is_valid_and_says_where_it_comes_from(torchreid, path):
         "demo",
         "strong_market1501",
         "strong_demo",
+        "parts_market1501_osnet_x0_25",
     ],
 )
 def test_baseline_differs_from_spectral_in_the_walk_alone(name):
