@@ -472,7 +472,7 @@ def test_a_test_that_fails_leaves_the_trained_weights(place, monkeypatch, capsys
     def broken(*args, **kwargs):
         raise OSError("no room")
 
-    monkeypatch.setattr("torchreid_spectral.engine.testing.write_json", broken)
+    monkeypatch.setattr("torchreid_spectral.engine.outcome.write_json", broken)
     with pytest.raises(OSError, match="no room"):
         place.run()
     assert place.checkpoint().exists()
