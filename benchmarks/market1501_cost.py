@@ -67,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("suites", nargs="*", choices=[*whole.SUITES],
-                        help="what is timed, beside the baseline (default all)")  # fmt: skip
+    parser.add_argument("suites", nargs="*", metavar="SUITE",
+                        help=f"what is timed, beside the ablation: {', '.join(whole.SUITES)} "
+                        "(default all)")  # fmt: skip
     parser.add_argument("--size", choices=[*whole.SIZES], default="small")
     parser.add_argument("--repeats", type=int, default=15, help="of each step and test")
     parser.add_argument("--warm-up", type=int, default=3, help="rounds before those")
@@ -76,7 +77,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all")  # fmt: skip
     args = parser.parse_args(argv)
-    suites = args.suites or whole.SUITES
+    suites = args.suites or [*whole.SUITES]
+    for name in suites:
+        if name not in whole.SUITES:
+            parser.error(f"there is no suite {name}: {', '.join(whole.SUITES)}")
     args.suites, args.only = ["ablation", *(each for each in suites if each != "ablation")], None
     return args
 

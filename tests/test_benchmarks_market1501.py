@@ -263,6 +263,14 @@ def test_costs_of_trainings(torchreid, cost, tables, tmp_path, capsys):
     assert "steps_3" in capsys.readouterr().out
 
 
+def test_costs_are_of_all_suites_unless_some_are_named(module, cost, capsys):
+    assert cost.whole.chosen(cost.parse([])).keys() == {
+        name for suite in module.SUITES.values() for name in suite}  # fmt: skip
+    with pytest.raises(SystemExit):
+        cost.parse(["stpes"])
+    assert "there is no suite stpes: ablation," in capsys.readouterr().err
+
+
 def test_a_batch_has_the_groups_of_its_training(torchreid, cost):
     args = cost.parse(["batches"])
     for name, group in (("baseline", 8), ("images_4_walk", 4), ("images_16_walk", 16)):
