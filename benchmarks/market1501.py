@@ -180,6 +180,16 @@ def chosen(args: argparse.Namespace) -> dict[str, Variant]:
             if name in (args.only or SUITES[suite])}  # fmt: skip
 
 
+def configured(variant: Variant, *options: str) -> Any:
+    """Give the config of a training, with options that are its own."""
+    from torchreid_spectral.config import get_default_config, merge_file, merge_options
+
+    cfg = get_default_config()
+    merge_file(cfg, config(variant[0]))
+    merge_options(cfg, [*variant[1], *options])
+    return cfg
+
+
 def collect(args: argparse.Namespace) -> None:
     """Measure each finished run and write the figures after each."""
     path = args.json or args.out / f"{args.size}.json"

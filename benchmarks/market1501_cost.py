@@ -21,7 +21,6 @@ from typing import Any
 import market1501 as whole  # beside this file, as the next
 import torch
 from losses import engine_of, in_turns
-from losses_compare import config
 
 from torchreid_spectral.engine.results import provenance, write_json
 
@@ -87,14 +86,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def configured(args: argparse.Namespace, name: str) -> Any:
     """Give the config of a training, all layers trained, without what loads images."""
-    from torchreid_spectral.config import get_default_config, merge_file, merge_options
-
-    file, options = whole.chosen(args)[name]
-    cfg = get_default_config()
-    merge_file(cfg, config(file))
-    merge_options(cfg, [*options, *whole.SIZES[args.size], "train.channels_last", "True",
-                        "use_gpu", "False", "test.rerank", "False", *args.set])  # fmt: skip
-    return cfg
+    return whole.configured(
+        whole.chosen(args)[name], *whole.SIZES[args.size], "train.channels_last", "True",
+        "use_gpu", "False", "test.rerank", "False", *args.set,
+    )  # fmt: skip
 
 
 def batch(cfg: Any) -> dict[str, torch.Tensor]:

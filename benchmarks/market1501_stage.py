@@ -28,7 +28,6 @@ from typing import Any
 import market1501 as whole  # beside this file, as the next
 import numpy as np
 import torch
-from losses_compare import config
 from market1501_rows import curves, ranked, setting
 from torch import Tensor, nn
 
@@ -95,19 +94,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def configured(args: argparse.Namespace, name: str, seed: int) -> Any:
     """Give the config of a training of ``small``."""
-    from torchreid_spectral.config import get_default_config, merge_file, merge_options
     from torchreid_spectral.config.check import check_config
 
-    file, options = whole.chosen(args)[name]
-    cfg = get_default_config()
-    merge_file(cfg, config(file))
-    merge_options(cfg, [
-        *options, *whole.schedule("small", options), *whole.SIZES["small"],
+    variant = whole.chosen(args)[name]
+    cfg = whole.configured(
+        variant, *whole.schedule("small", variant[1]), *whole.SIZES["small"],
         "train.seed", f"{seed}", "train.graph_every", f"{whole.STEPS_AN_EPOCH}",
         "train.channels_last", "True",
         "data.root", args.root, "data.workers", "0", "test.rerank", "False",
         "data.save_dir", str(args.out / name / f"seed_{seed}"), *args.set,
-    ])  # fmt: skip
+    )  # fmt: skip
     cfg.use_gpu = False
     check_config(cfg)
     return cfg

@@ -20,7 +20,7 @@ from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.models import SpectralNet
-from torchreid_spectral.models.spectral_net import makes_the_feature
+from torchreid_spectral.models.spectral_net import missing_weights
 
 __all__ = ["assemble", "is_own", "load_weights", "require_file", "set_backends", "to_dict"]
 
@@ -181,13 +181,11 @@ def load_weights(model: nn.Module, path: str, *, whole: bool = False) -> None:
             f"{len(named)} weights of its name {len(fitting)} fit, and none of a layer. Name its "
             "own model in model.name."
         )
-    needed = [name for name in own if makes_the_feature(model, name)
-              and not name.endswith("num_batches_tracked")]  # fmt: skip
-    lost = [name for name in needed if name not in given or given[name].shape != own[name].shape]
-    if whole and lost:
+    lost = missing_weights(model, given) if whole else []
+    if lost:
         raise InputError(
-            f"model.load_weights {path} lacks {len(lost)} of {len(needed)} weights that the test "
-            f"feature is made by, such as {lost[0]}: they would be random. Give the options that "
+            f"model.load_weights {path} lacks {len(lost)} weights that the test feature is made "
+            f"by, such as {lost[0]}: they would be random. Give the options that "
             "the file was trained with, such as spectral.test_feature."
         )
     _compat.load().utils.load_pretrained_weights(model, path)

@@ -184,15 +184,14 @@ def _check_training(cfg: CfgNode) -> None:
             "Set train.chunk_size 0, or attend over pixels or channels."
         )
     frames = [block["after"] for block in cfg.model.attention if block["over"] == "frames"]
-    if frames and cfg.loss.name in STOCK:
-        cut = cfg.train.chunk_size or cfg.video.sample_method == "all"
-        if cut:
-            raise InputError(
-                f"torchreid's own loss.name {cfg.loss.name} hands single frames to the model: "
-                f"the attention over frames after {', '.join(frames)} would go over other "
-                "tracklets under train.chunk_size or video.sample_method all. Use loss.name "
-                "spectral, or leave those out."
-            )
+    cut = cfg.train.chunk_size or cfg.video.sample_method == "all"
+    if frames and cut and cfg.loss.name in STOCK:
+        raise InputError(
+            f"torchreid's own loss.name {cfg.loss.name} hands single frames to the model: the "
+            f"attention over frames after {', '.join(frames)} would go over other tracklets under "
+            "train.chunk_size or video.sample_method all. Use loss.name spectral, or leave those "
+            "out."
+        )
     if cfg.train.patience and cfg.test.eval_freq <= 0:
         raise InputError(
             "train.patience counts the tests during training: set test.eval_freq too, got "

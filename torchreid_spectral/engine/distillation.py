@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchreid_spectral import _compat, registry
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.losses import DarkRankLoss
-from torchreid_spectral.models.spectral_net import makes_the_feature
+from torchreid_spectral.models.spectral_net import makes_the_feature, missing_weights
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +100,8 @@ def load_teacher(
         raise InputError(f"distill.weights names a file that does not exist: {path}")
     given = _compat.load_weights(path)
     teacher = registry.build_model(name, 1, pretrained=False, use_gpu=use_gpu, **options)
-    own = teacher.state_dict()
-    needed = [key for key in own if makes_the_feature(teacher, key)]
-    wrong = [
-        key for key in needed if key not in given or given[key].shape != own[key].shape
-    ]
+    needed = [key for key in teacher.state_dict() if makes_the_feature(teacher, key)]
+    wrong = missing_weights(teacher, given)
     if wrong:
         raise InputError(
             f"distill.weights {path} does not fit distill.teacher {name}: {len(wrong)} of "

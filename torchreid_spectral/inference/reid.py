@@ -255,7 +255,7 @@ class SpectralReID:
         Raises:
             InputError: If either is not one image.
         """
-        if not (is_single(first) and is_single(second)):
+        if not is_single(first) or not is_single(second):
             raise InputError("same_person compares two single images.")
         pair = [torch.as_tensor(self.features(image, channels=channels))
                 for image in (first, second)]  # fmt: skip

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.models import SpectralOptions
-from torchreid_spectral.models.spectral_net import makes_the_feature
+from torchreid_spectral.models.spectral_net import missing_weights
 
 __all__ = ["Settings", "fingerprint", "latest_weights", "open_model", "read_config"]
 
@@ -220,7 +220,7 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
         for name, value in weights.items()
         if name in own and own[name].shape == value.shape
     }
-    missing = [name for name in own if name not in fitting and makes_the_feature(model, name)]
+    missing = missing_weights(model, fitting)
     if missing:
         raise InputError(
             f"{path} does not fit {type(model).__name__}: {len(missing)} of {len(own)} weights "
