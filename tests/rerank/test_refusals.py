@@ -154,6 +154,8 @@ def test_refuses_what_does_not_fit(name: str, monkeypatch: pytest.MonkeyPatch) -
             reranker.rank(query, inductive=inductive)
         with pytest.raises(InputError, match=r"distance_matrix needs.*iter_distances\(query\)"):
             reranker.distance_matrix(query, inductive=inductive)
+        with pytest.raises(InputError, match=f"{label}.iter_distances {advice}"):
+            next(reranker.iter_distances(query, inductive=inductive))
     with pytest.raises(InputError, match=f"{label}.fit {advice}"):
         build_reranker(name).fit(gallery)
     monkeypatch.setattr(_memory, "available_memory", lambda device: None)
