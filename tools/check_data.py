@@ -118,7 +118,8 @@ def _seen_from(table: Path, name: str) -> str:
     """Give a file's path from the folder of a table, wherever links lead; else the whole path."""
     absolute = os.path.abspath(name)
     try:
-        return os.path.relpath(absolute, os.path.realpath(table.parent))
+        found = os.path.relpath(absolute, os.path.realpath(table.parent))
+        return Path(found).as_posix()  # one table for all systems
     except ValueError:  # on another drive
         return absolute
 

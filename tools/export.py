@@ -65,13 +65,13 @@ def run(args: argparse.Namespace) -> Path:
     export(model, settings, out, form=args.form, normalization=args.normalization, config=config)
     inside = ", normalisation inside" if args.normalization else ""
     files = f"`{out.name}` ({args.form}{inside})"
-    card = model_card(settings, config, metrics_of(weights), files)
+    card = model_card(settings, config, metrics_of(weights, settings), files)
     write_whole(out.with_suffix(".md"), lambda path: path.write_text(card, encoding="utf-8"))
     return out
 
 
-def metrics_of(weights: Path) -> Any:
-    """Find the metrics of the weights' run, where its last test is of these weights."""
+def metrics_of(weights: Path, settings: Any) -> Any:
+    """Find the metrics of the weights' run, where its last test is of them and these settings."""
     from torchreid_spectral.inference.weights import latest_weights
 
     for folder in list(weights.resolve().parents)[:2]:
@@ -83,8 +83,23 @@ def metrics_of(weights: Path) -> Any:
                 return {}
             if tested.resolve() != weights.resolve():
                 return {}
-            return json.loads(path.read_text(encoding="utf-8")).get("metrics", {})
+            content = json.loads(path.read_text(encoding="utf-8"))
+            alike = tested_alike(content.get("config", {}), weights, settings)
+            return content.get("metrics", {}) if alike else {}
     return {}
+
+
+def tested_alike(config: Any, weights: Path, settings: Any) -> bool:
+    """Say whether a test was of these weights, and of features as these settings give them."""
+    from torchreid_spectral.config.inference import inference_settings
+    from torchreid_spectral.config.merging import merged_config
+
+    cfg = merged_config(config)
+    for given in (cfg.model.load_weights, cfg.model.resume) if cfg.test.evaluate else ():
+        if given not in ("", "auto") and Path(given).expanduser().resolve() != weights.resolve():
+            return False
+    asked = {**inference_settings(config), "options": settings.options}
+    return cfg.test.whitening == "none" and type(settings)(**asked) == settings
 
 
 if __name__ == "__main__":

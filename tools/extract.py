@@ -1,6 +1,8 @@
 """Extract features of a folder or a dataset into a gallery that tools/search.py opens.
 
-Shards that are there already are kept: stopped, the same command goes on.
+Shards that are there already are kept: stopped, the same command goes on. A dataset is read as
+the weights' run read it (folder.*, synthetic.*, cuhk03.*, data.split_id), so that who was trained
+on is in no gallery; --set says otherwise.
 
 Example:
     python tools/extract.py weights.safetensors folder/ --out gallery/
@@ -46,6 +48,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("images", nargs="?", help="folder of images")
     parser.add_argument("--dataset", help="a dataset of torchreid instead of a folder")
     parser.add_argument("--split", default="gallery", choices=["train", "query", "gallery"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+                        help="config options of the dataset, above the run's")  # fmt: skip
     parser.add_argument("--root", default="reid-data", help="folder that holds the datasets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the gallery")
     parser.add_argument("--shard-size", type=int, default=10_000, help="images a shard")
@@ -133,7 +137,7 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
         raise UnknownNameError("image dataset", args.dataset, known)
     check_available(args.root, {args.dataset}, "image")
     try:
-        dataset = known[args.dataset](root=args.root, mode=args.split, verbose=False)
+        dataset = opened(known[args.dataset], args)
     except (RuntimeError, OSError) as error:
         raise InputError(str(error)) from error
     rows = getattr(dataset, args.split)
@@ -141,6 +145,24 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
     nobody = set() if args.split == "train" else set(getattr(dataset, "_junk_pids", ()))
     ids, camids = [-1 if row[1] in nobody else row[1] for row in rows], [row[2] for row in rows]
     return [str(row[0]) for row in rows], {"ids": ids, "camids": camids}
+
+
+def opened(kind: Any, args: argparse.Namespace) -> Any:
+    """Open a dataset with the options of the weights' run."""
+    from torchreid_spectral.config import build, get_default_config, merge_options
+    from torchreid_spectral.config.data import image_dataset_options
+    from torchreid_spectral.config.merging import merged_config
+    from torchreid_spectral.inference.weights import latest_weights, read_config
+
+    weights = Path(args.weights).expanduser()
+    if not weights.exists():
+        raise InputError(f"There are no weights {args.weights!r}.")
+    config = read_config(latest_weights(weights) if weights.is_dir() else weights)
+    cfg = get_default_config() if config is None else merged_config(config)
+    merge_options(cfg, args.set)
+    with build.active_defaults(cfg):
+        return kind(root=args.root, mode=args.split, verbose=False, split_id=cfg.data.split_id,
+                    **image_dataset_options(cfg))  # fmt: skip
 
 
 def whole(

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> Any:
     from torchreid_spectral.config.resume import resume_own
     from torchreid_spectral.data.catalog import check_available
     from torchreid_spectral.engine import distributed
-    from torchreid_spectral.engine.results import commit_of
+    from torchreid_spectral.engine.results import commit_of_tool
 
     warnings.filterwarnings("ignore", message="Cython evaluation", category=UserWarning)
     ts.register()
@@ -110,7 +110,8 @@ def run(args: argparse.Namespace) -> Any:
             print(f"Show configuration\n{cfg}\n")
             set_backends(cfg)
             try:
-                engine = assemble(cfg, commit=commit_of(__file__))
+                commit = commit_of_tool(__file__, os.path.dirname(ts.__file__))
+                engine = assemble(cfg, commit=commit)
             except (AssertionError, ValueError) as error:  # torchreid's checks of its options
                 raise InputError(str(error) or "torchreid refused the config") from error
             if rank:  # models begin alike, augmentation and dropout differ

@@ -47,6 +47,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("query", nargs="+", help="images to search for")
     parser.add_argument("--top-k", type=int, default=20, help="answers a query")
     parser.add_argument("--rerank", default="none", help="a re-ranker's name")
+    parser.add_argument("--inductive", action="store_true",
+                        help="answer each query as if it were alone")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_model_arguments(parser)
     return parser.parse_args(argv)
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, list[Any]]:
         raise InputError(f"{folder} is not finished: run tools/extract.py once more.")
     else:
         reid.index(args.gallery)
-    answers = reid.search(list(args.query), args.top_k, args.rerank)
+    answers = reid.search(list(args.query), args.top_k, args.rerank, inductive=args.inductive)
     found = dict(zip(args.query, answers))
     if args.json:
         plain = {query: [asdict(hit) for hit in hits] for query, hits in found.items()}

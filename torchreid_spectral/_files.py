@@ -10,22 +10,26 @@ from pathlib import Path
 __all__ = ["sweep", "walk", "write_bytes", "write_whole"]
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, unlisted: Callable[[OSError], object] | None = None) -> Iterator[Path]:
     """Find the files in a folder and below it, through links to folders but not round in circles.
+
+    Hidden folders below it are left out: thumbnails, trash and the like.
 
     Args:
         folder: Where to look.
+        unlisted: Told of each folder that cannot be listed; without it they are passed over.
 
     Yields:
         Paths, in no order.
     """
     above: dict[str, frozenset[str]] = {}  # of each folder: the real ones on the way to it
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
         real, way = os.path.realpath(parent), above.get(os.path.dirname(parent), frozenset())
         if real in way:  # a link to a folder that it lies in
             folders.clear()
             continue
         above[parent] = way | {real}
+        folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent, name) for name in files)
 
 

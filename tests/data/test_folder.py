@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -122,6 +123,46 @@ def test_people_counted_from_zero_are_people(tmp_path, split):
     dataset = FolderDataset(str(tmp_path), verbose=False)
     assert dataset._junk_pids == []
     assert len({row[1] for row in dataset.train}) == (2 if split == "train" else 1)
+
+
+@pytest.mark.parametrize(("split", "found"), [("query", ""), ("gallery", "0")])
+def test_tables_have_distractors_where_they_say_the_split(tmp_path, split, found):
+    rows = [("train", 1, 1), ("query", 2, 1), ("gallery", 2, 2), (split, 0, 1)]
+    text = [f"{number}.jpg,{pid},{camid},{part}" for number, (part, pid, camid) in enumerate(rows)]
+    (tmp_path / "own.csv").write_text("\n".join(["path,pid,camid,split", *text]))
+    assert scan(tmp_path).distractors == found
+    text = [line.rpartition(",")[0] for line in text]  # without: 0 may be the first person
+    (tmp_path / "own.csv").write_text("\n".join(["path,pid,camid", *text]))
+    assert scan(tmp_path).distractors == ""
+
+
+def test_splits_one_folder_below_are_not_mixed(data_root):
+    with pytest.raises(InputError, match="synthetic_pedestrians itself, so that they are kept"):
+        scan(data_root)
+
+
+def test_folders_that_hide_or_cannot_be_listed(tmp_path, monkeypatch):
+    for name in ("0001/c1_a.jpg", ".Trash-1000/c1_b.jpg", "0002/c1_c.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("0002"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = scan(tmp_path)
+    assert [item.pid for item in found.items] == ["0001"]
+    closed = tmp_path / "0002"
+    assert found.ignored == [f"{closed}: the folder cannot be listed (Permission denied)"]
+
+
+def test_equal_numbers_have_one_order():
+    names = ["10", "1", "c1", "01", "001", "2", "c01"]
+    expected = ["001", "01", "1", "2", "10", "c01", "c1"]
+    assert sorted(names, key=natural) == sorted(names[::-1], key=natural) == expected
 
 
 def test_nobody_among_people_with_words_for_names(tmp_path):

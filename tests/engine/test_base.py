@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torchreid_spectral import _compat
 from torchreid_spectral.data.datasets import synthetic_defaults
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.engine import ImageSpectralEngine
+from torchreid_spectral.engine.results import commit_of, commit_of_tool
 from torchreid_spectral.engine.stock import ImageSoftmaxReportingEngine
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.losses import (
@@ -349,3 +352,24 @@ def test_the_backbone_rests_in_the_first_epochs(torchreid, datamanager, tmp_path
     )
     moved = {key for key, value in model.named_parameters() if not torch.equal(before[key], value)}
     assert moved == {key for key in before if key.startswith(("classifier", "global_avgpool"))}
+
+
+def test_a_tool_names_its_commit_only_where_its_package_runs(tmp_path, caplog):
+    """An installed package may be an older state of the checkout."""
+    checkout, installed = tmp_path / "checkout", tmp_path / "site" / "torchreid_spectral"
+    package, tool = checkout / "torchreid_spectral", checkout / "tools" / "main.py"
+    for file in (package / "__init__.py", package / "losses" / "one.py", tool):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("a = 1\n")
+    me = ["-c", "user.name=me", "-c", "user.email=me@here"]
+    for command in (["init", "-q"], ["add", "-A"], [*me, "commit", "-qm", "all"]):
+        subprocess.run(["git", *command], cwd=checkout, check=True)
+    commit = commit_of(str(tool))
+    assert commit and commit_of_tool(str(tool), str(package)) == commit
+    shutil.copytree(package, installed)
+    assert commit_of_tool(str(tool), str(installed)) == commit and not caplog.records
+    (installed / "losses" / "one.py").write_text("a = 2\n")
+    assert commit_of_tool(str(tool), str(installed)) is None
+    assert "differs from the checkout" in caplog.text
+    moved = tmp_path / "elsewhere" / "tools" / "main.py"
+    assert commit_of_tool(str(moved), str(installed)) is None

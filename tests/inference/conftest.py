@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from ..conftest import TINY
+
 
 @pytest.fixture(scope="session")
 def run_folder(torchreid, tmp_path_factory):
@@ -25,6 +27,7 @@ def run_folder(torchreid, tmp_path_factory):
         "spectral": {"temperature": 0.2},
         "data": {"height": 64, "width": 32},
         "test": {"dist_metric": "cosine"},
+        "synthetic": TINY,
         "of_another_version": {"key": 1},
     }
     (folder / "metrics.json").write_text(json.dumps({"config": config}))

@@ -13,6 +13,7 @@ from torchreid_spectral.inference import export as module
 from torchreid_spectral.inference.export import export, model_card
 from torchreid_spectral.inference.images import to_tensor
 from torchreid_spectral.inference.network import FeatureNetwork
+from torchreid_spectral.inference.weights import read_config
 
 onnxruntime = pytest.importorskip("onnxruntime")
 FAST = ["resnet18", "osnet_x0_25", "mobilenetv2_x1_0", "squeezenet1_0"]
@@ -147,7 +148,28 @@ def test_a_card_shows_figures_of_the_last_weights_only(tmp_path):
 
     folder = CheckpointFolder(tmp_path / "checkpoints")
     folder.save(Checkpoint({"a": torch.zeros(2)}, {}, {}), best=True)
-    (tmp_path / "metrics.json").write_text(json.dumps({"metrics": {"demo": {}}}))
-    of = load_tool("export").metrics_of
-    assert of(folder.folder / "last.safetensors") == {"demo": {}}
-    assert of(folder.folder / "best.safetensors") == {}
+    last, of = folder.folder / "last.safetensors", load_tool("export").metrics_of
+    figures = {"demo": {"none": {"mAP": 0.5}}}
+
+    def shown(weights=last, flip=False, load_weights="", **test):
+        config = {"model": {"name": "osnet_x0_25", "load_weights": str(load_weights)},
+                  "test": {"dist_metric": "cosine", **test}}  # fmt: skip
+        (tmp_path / "metrics.json").write_text(json.dumps({"metrics": figures, "config": config}))
+        return of(weights, Settings("osnet_x0_25", flip=flip))
+
+    assert shown() == figures
+    assert shown(folder.folder / "best.safetensors") == {}
+    assert shown(flip=True) == shown(whitening="zca") == {}
+    others = tmp_path / "others.pth"
+    assert shown(evaluate=True, load_weights=last) == figures
+    assert shown(evaluate=True, load_weights=others) == {}
+    assert shown(load_weights=others) == figures  # what the training began with
+
+
+def test_safetensors_hold_the_settings_they_were_exported_with(weights, tmp_path):
+    model, settings = open_model(weights, height=96, width=48, flip=True)
+    out = tmp_path / "model.safetensors"
+    export(model, settings, out, form="safetensors", config=read_config(weights))
+    assert open_model(out)[1] == settings
+    export(model, settings, out, form="safetensors")
+    assert open_model(out)[1].height == 96

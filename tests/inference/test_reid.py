@@ -12,7 +12,7 @@ from PIL import Image
 from torchreid_spectral import SpectralReID, build_reranker
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference import Calibration, Gallery, calibrate, open_model
-from torchreid_spectral.inference.images import to_tensor
+from torchreid_spectral.inference.images import list_folder, to_tensor
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -221,7 +221,7 @@ def test_galleries_of_other_weights_are_refused(reid, weights, pictures, tmp_pat
     with pytest.raises(InputError, match="not a finished gallery"):
         Gallery.open(tmp_path / "none")
     reid.index([pictures[0][0]], progress=False).save(tmp_path)
-    shard = tmp_path / "features-00000.json"
+    (shard,) = tmp_path.glob("features-*.json")
     shard.write_text(json.dumps(json.loads(shard.read_text()) | {"model": "0123456789abcdef"}))
     with pytest.raises(InputError, match="are of different weights"):
         reid.open(tmp_path)
@@ -267,6 +267,13 @@ def test_nobody_is_left_out_of_a_calibration():
     known = ids >= 0
     expected = calibrate(features[known], ids[known], cameras[known], false_match_rate=0.1)
     assert calibrate(features, ids, cameras, false_match_rate=0.1) == expected
+
+
+def test_one_camera_alone_says_nothing():
+    features = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    ids = np.arange(20) % 5
+    expected = calibrate(features, ids, false_match_rate=0.1)
+    assert calibrate(features, ids, [3] * 20, false_match_rate=0.1) == expected
 
 
 def test_ties_pass_together_or_not_at_all():
@@ -393,17 +400,54 @@ def test_other_features_of_equal_weights_have_another_fingerprint(weights, reid)
     assert SpectralReID(weights, device="cpu", options=options).fingerprint == reid.fingerprint
 
 
-def test_a_half_replaced_gallery_does_not_open(reid, pictures, tmp_path, monkeypatch):
+def test_a_gallery_is_replaced_whole_or_not_at_all(reid, pictures, tmp_path, monkeypatch):
     import torchreid_spectral.inference.gallery as module
 
     gallery = reid.index([row[0] for row in pictures[:9]], progress=False)
     gallery.skipped = {"bad.jpg": "no image"}
     gallery.save(tmp_path)
     assert Gallery.open(tmp_path).skipped == gallery.skipped
-    monkeypatch.setattr(module, "write_manifest", lambda *args: None)  # killed before it
-    gallery.save(tmp_path)
-    with pytest.raises(InputError, match="not a finished gallery"):
-        Gallery.open(tmp_path)
+    other = reid.index([row[0] for row in pictures[9:13]], progress=False)
+    with monkeypatch.context() as patch:
+
+        def full(*args):
+            raise OSError("no space left")
+
+        patch.setattr(module, "write_manifest", full)
+        with pytest.raises(OSError, match="no space"):
+            other.save(tmp_path)
+    assert Gallery.open(tmp_path).paths == gallery.paths
+    other.save(tmp_path)
+    assert Gallery.open(tmp_path).paths == other.paths
+    assert len(list(tmp_path.glob("features-*"))) == 2
+
+
+def test_the_order_of_channels_is_taken_where_images_are(weights, pictures):
+    reid = SpectralReID(weights, device="cpu")
+    arrays = [np.array(Image.open(row[0]))[..., ::-1] for row in pictures[:6]]
+    ids = [row[1] for row in pictures[:6]]
+    gallery = reid.index(arrays[:4], channels="bgr", progress=False)
+    assert reid.add(arrays[4:], channels="bgr") == 2
+    expected = reid.features([row[0] for row in pictures[:6]])
+    np.testing.assert_allclose(gallery.features, expected, atol=1e-5)
+    found = reid.calibrate(arrays, ids, channels="bgr", false_match_rate=0.5)
+    assert found == reid.calibrate([row[0] for row in pictures[:6]], ids, false_match_rate=0.5)
+
+
+def test_folders_that_hide_or_cannot_be_listed(pictures, tmp_path, caplog, monkeypatch):
+    for name in ("a/1.jpg", ".thumbnails/2.jpg", "closed/3.jpg"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(pictures[0][0], tmp_path / name)
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert list_folder(tmp_path) == [str(tmp_path / "a" / "1.jpg")]
+    assert "closed cannot be listed: its images are left out" in caplog.text
 
 
 def test_whitening_that_features_are_without_is_named(caplog):

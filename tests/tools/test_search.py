@@ -88,15 +88,9 @@ def test_messages_do_not_get_into_json(weights, pictures, tmp_path):  # noqa: F8
 
 
 def test_dataset_calibrates(weights, data_root, tmp_path, capsys):  # noqa: F811
-    from torchreid_spectral.data.datasets import synthetic_defaults
-    from torchreid_spectral.data.synthetic import SyntheticSpec
-
-    from ..conftest import TINY
-
     out = str(tmp_path / "gallery")
     given = ["--dataset", "synthetic_pedestrians", "--root", str(data_root), "--out", out]
-    with synthetic_defaults(SyntheticSpec(**TINY)):
-        assert extract.main([str(weights), *given, "--device", "cpu"]) == 0
+    assert extract.main([str(weights), *given, "--device", "cpu"]) == 0
     capsys.readouterr()
     image = str(next((data_root / "synthetic_pedestrians" / "query").glob("*.jpg")))
     pair = [str(weights), image, image, "--device", "cpu"]
@@ -112,28 +106,21 @@ def test_dataset_calibrates(weights, data_root, tmp_path, capsys):  # noqa: F811
 
 
 def test_other_labels_are_written_anew(weights, data_root, tmp_path, capsys):  # noqa: F811
-    from torchreid_spectral.data.datasets import synthetic_defaults
-    from torchreid_spectral.data.synthetic import SyntheticSpec
-
-    from ..conftest import TINY
-
     out, root = tmp_path / "gallery", data_root / "synthetic_pedestrians"
     folder = [str(weights), str(root / "bounding_box_test"), "--out", str(out)]
     assert extract.main(folder) == 0  # the same images without labels
     given = [str(weights), "--dataset", "synthetic_pedestrians", "--root", str(data_root),
              "--out", str(out)]  # fmt: skip
-    with synthetic_defaults(SyntheticSpec(**TINY)):
-        assert extract.main(given) == 0
-        assert "(0 kept)" in capsys.readouterr().out
-        assert extract.main(given) == 0
-        assert "(1 kept)" in capsys.readouterr().out
+    assert extract.main(given) == 0
+    assert "(0 kept)" in capsys.readouterr().out
+    assert extract.main(given) == 0
+    assert "(1 kept)" in capsys.readouterr().out
     shard = out / "features-00000.json"
     content = json.loads(shard.read_text())
     shard.write_text(json.dumps(content | {"ids": [7, *content["ids"][1:]]}))
     later = time.time() + 5
     os.utime(shard, (later, later))
-    with synthetic_defaults(SyntheticSpec(**TINY)):
-        assert extract.main(given) == 0
+    assert extract.main(given) == 0
     assert "(0 kept)" in capsys.readouterr().out
     assert json.loads(shard.read_text())["ids"] == content["ids"]
 
@@ -152,12 +139,46 @@ def test_nobody_is_in_no_training_set(weights, tmp_path, capsys, split):  # noqa
     assert ids == ([0] if split == "train" else [-1, 2])
 
 
+def test_a_dataset_is_read_as_the_run_read_it(run_folder, data_root, tmp_path):  # noqa: F811
+    """Who was trained on is in no gallery, unless it is asked for."""
+    from ..data.test_folder import make_tree
+
+    run, root = tmp_path / "run", make_tree(data_root, tmp_path / "own")
+    shutil.copytree(run_folder, run)
+    content = json.loads((run / "metrics.json").read_text())
+    content["config"]["folder"] = {"train_share": 0.9}
+    (run / "metrics.json").write_text(json.dumps(content))
+    people = []
+    for more in ([], ["--set", "folder.train_share", "0.5"]):
+        out = tmp_path / f"out{len(people)}"
+        given = [str(run), "--dataset", "folder", "--root", str(root), "--out", str(out), *more]
+        assert extract.main(given) == 0
+        people.append(len(set(json.loads((out / "features-00000.json").read_text())["ids"])))
+    everybody = len(list(root.iterdir()))
+    assert people == [everybody - round(0.9 * everybody), everybody - round(0.5 * everybody)]
+
+
+def test_queries_of_one_command_may_be_alone(weights, pictures, tmp_path, capsys):  # noqa: F811
+    rows = [row[0] for row in pictures]
+    for path in rows[:12]:
+        shutil.copy(path, tmp_path)
+    given = [str(weights), str(tmp_path), "--rerank", "graph_walk", "--json", "--device", "cpu"]
+    found = []
+    for queries in (rows[:1], rows[:4]):
+        assert search.main([*given[:2], *queries, *given[2:], "--inductive"]) == 0
+        found.append(json.loads(capsys.readouterr().out)[rows[0]])
+    alone, among = ([(hit["path"], hit["distance"]) for hit in hits] for hits in found)
+    assert [path for path, _ in alone] == [path for path, _ in among]
+    assert [near for _, near in alone] == pytest.approx([near for _, near in among], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["w", "--out", "o"], "a folder of images or --dataset"),
         (["w", "nowhere", "--out", "o"], "There is no folder 'nowhere'"),
         (["w", "--dataset", "market1502", "--out", "o"], "Did you mean market1501"),
+        (["w", "--dataset", "folder", "--root", ".", "--out", "o"], "There are no weights 'w'"),
     ],
 )
 def test_rejects(torchreid, given, message, capsys):

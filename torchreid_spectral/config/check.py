@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from yacs.config import CfgNode
 
@@ -23,6 +24,7 @@ from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional import WHITENINGS
+from torchreid_spectral.inference.weights import latest_weights
 from torchreid_spectral.layers.frame_pooling import POOLINGS, FramePooling
 from torchreid_spectral.models.stages import check_blocks
 from torchreid_spectral.rerank import RERANKERS
@@ -60,6 +62,8 @@ def check_config(cfg: CfgNode) -> None:
     _check_test(cfg)
     _check_numbers(cfg)
     _check_training(cfg)
+    if cfg.report.html and cfg.report.baseline:
+        latest_weights(Path(cfg.report.baseline).expanduser())
 
 
 def _check_names(cfg: CfgNode) -> None:

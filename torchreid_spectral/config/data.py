@@ -12,7 +12,13 @@ from torchreid_spectral.data.cache import ImageCache
 from torchreid_spectral.data.device_transforms import DeviceTransforms
 from torchreid_spectral.errors import InputError
 
-__all__ = ["AUGMENT", "build_cache", "build_datamanager", "leave_augmentation"]
+__all__ = [
+    "AUGMENT",
+    "build_cache",
+    "build_datamanager",
+    "image_dataset_options",
+    "leave_augmentation",
+]
 
 AUGMENT = ("loader", "device")
 
@@ -56,10 +62,24 @@ def build_datamanager(cfg: CfgNode) -> Any:  # noqa: ANN401 (torchreid's)
         k_tfm=cfg.data.k_tfm,
         load_train_targets=cfg.data.load_train_targets,
         train_sampler_t=cfg.sampler.train_sampler_t,
-        cuhk03_labeled=cfg.cuhk03.labeled_images,
-        cuhk03_classic_split=cfg.cuhk03.classic_split,
-        market1501_500k=cfg.market1501.use_500k_distractors,
+        **image_dataset_options(cfg),
     )
+
+
+def image_dataset_options(cfg: CfgNode) -> dict[str, Any]:
+    """Collect what image datasets of torchreid are told of their protocol.
+
+    Args:
+        cfg: The effective config.
+
+    Returns:
+        Arguments that every one of them takes, beside ``split_id``.
+    """
+    return {
+        "cuhk03_labeled": cfg.cuhk03.labeled_images,
+        "cuhk03_classic_split": cfg.cuhk03.classic_split,
+        "market1501_500k": cfg.market1501.use_500k_distractors,
+    }
 
 
 def build_cache(cfg: CfgNode, datamanager: Any) -> ImageCache | None:  # noqa: ANN401

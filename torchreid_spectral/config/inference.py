@@ -1,7 +1,8 @@
-"""From the config of a finished run to what its weights are opened with."""
+"""From the config of a finished run to what its weights are opened with, and back."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from torchreid_spectral.config.build import model_options
 from torchreid_spectral.config.merging import merged_config
 from torchreid_spectral.engine.base import METRIC_NAMES
 
-__all__ = ["inference_settings"]
+__all__ = ["config_with", "inference_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,3 +45,34 @@ def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "normalize": cfg.test.normalize_feature,
         "flip": cfg.test.flip,
     }
+
+
+def config_with(config: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write settings into a config, so that :func:`inference_settings` of it gives them.
+
+    Args:
+        config: Of the run as plain data, if known.
+        settings: Fields of :class:`~torchreid_spectral.inference.Settings`; its ``options`` stay
+            as the config has them.
+
+    Returns:
+        A config of its own.
+    """
+    found = copy.deepcopy(dict(config or {}))
+    distances = {name: key for key, name in METRIC_NAMES.items()}
+    for group, values in {
+        "model": {"name": settings["model_name"]},
+        "data": {
+            "height": settings["height"],
+            "width": settings["width"],
+            "norm_mean": list(settings["mean"]),
+            "norm_std": list(settings["std"]),
+        },
+        "test": {
+            "dist_metric": distances[settings["metric"]],
+            "normalize_feature": settings["normalize"],
+            "flip": settings["flip"],
+        },
+    }.items():
+        found[group] = {**found.get(group, {}), **values}
+    return found

@@ -171,6 +171,7 @@ def _tested(features: Tensor, query: Any, gallery: Any, *rest: Any) -> Tested:  
 
 def _extractor(folder: str) -> Callable[[list[str]], Tensor]:
     def extract(paths: list[str]) -> Tensor:
-        return torch.from_numpy(SpectralReID(latest_weights(Path(folder))).features(paths))
+        weights = latest_weights(Path(folder).expanduser())
+        return torch.from_numpy(SpectralReID(weights).features(paths))
 
     return extract

@@ -103,7 +103,8 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
         The key.
     """
     parts = re.findall(r"\d+|\D+", text)
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+    key = [(1, int(part), "") if part.isdecimal() else (2, 0, part) for part in parts]
+    return (*key, (0, 0, text))  # 1 and 01 are two
 
 
 def scan(root: str | Path, kind: str = "image") -> Scan:
@@ -145,8 +146,12 @@ def scan(root: str | Path, kind: str = "image") -> Scan:
     return found
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    for path in sorted(walk(folder), key=lambda path: natural(str(path))):
+def _pictures(folder: Path, ignored: list[str] | None = None) -> Iterator[Path]:
+    def unlisted(error: OSError) -> None:
+        if ignored is not None:
+            ignored.append(f"{error.filename}: the folder cannot be listed ({error.strerror})")
+
+    for path in sorted(walk(folder, unlisted), key=lambda path: natural(str(path))):
         if _is_picture(path):
             yield path
 
@@ -162,9 +167,11 @@ def _read_folder(root: Path, found: Scan) -> None:
         others = [path for path in folders if path not in parts and next(_pictures(path), None)]
         others += [path for path in sorted(root.iterdir()) if path.is_file() and _is_picture(path)]
         found.ignored += [f"{path}: beside the folders of the splits" for path in others]
+    else:
+        _refuse_nested_splits(folders)
     frames: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for part, split in parts.items() if parts else {root: ""}.items():
-        for path in _pictures(part):
+        for path in _pictures(part, found.ignored):
             label = _label(path.relative_to(part), found)
             if label is None:
                 found.ignored.append(str(path))
@@ -178,6 +185,25 @@ def _read_folder(root: Path, found: Scan) -> None:
     else:
         for (split, pid, camid, _), paths in frames.items():
             found.items += [Item(path, pid, camid, split) for path in paths]
+
+
+def _refuse_nested_splits(folders: Iterable[Path]) -> None:
+    """Refuse a root whose splits lie one folder below: their images would be mixed.
+
+    Raises:
+        InputError: If a folder has folders of two splits.
+    """
+    for folder in folders:
+        try:
+            names = sorted(path.name for path in folder.iterdir()
+                           if path.name.lower() in _SPLIT_OF and path.is_dir())  # fmt: skip
+        except OSError:  # told where it is listed
+            continue
+        if len({_SPLIT_OF[name.lower()] for name in names}) > 1:
+            raise InputError(
+                f"{folder} holds the splits {', '.join(names)}, one folder below {folder.parent}: "
+                f"name {folder} itself, so that they are kept apart."
+            )
 
 
 def _label(path: Path, found: Scan) -> tuple[str, str, str] | None:
@@ -214,6 +240,9 @@ def _read_table(table: Path, found: Scan) -> None:
             )
         rows.fieldnames = columns
         _collect(_rows(rows, table, found), found)
+    nobody = {item.pid for item in found.items if not item.pid.strip("0")}
+    if len(nobody) == 1 and all(item.split for item in found.items if item.pid in nobody):
+        found.distractors = nobody.pop()
 
 
 def _rows(rows: Iterable[dict[str, str]], table: Path, found: Scan) -> Iterator[tuple[str, Item]]:
@@ -241,7 +270,8 @@ def _collect(rows: Iterator[tuple[str, Item]], found: Scan) -> None:
     for tracklet, item in rows:
         path = str(item.path)
         key = (item.split, item.pid, item.camid, tracklet or path)
-        groups[key] += [str(p) for p in _pictures(Path(path))] if Path(path).is_dir() else [path]
+        folder = Path(path)
+        groups[key] += map(str, _pictures(folder, found.ignored)) if folder.is_dir() else [path]
     for (split, pid, camid, name), paths in groups.items():
         if paths:
             found.items.append(Item(tuple(paths), pid, camid, split))

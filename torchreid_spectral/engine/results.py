@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import platform
@@ -18,7 +19,9 @@ import torch
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.evaluation import RankingMetrics
 
-__all__ = ["TestResult", "commit_of", "provenance", "write_json"]
+__all__ = ["TestResult", "commit_of", "commit_of_tool", "provenance", "write_json"]
+
+logger = logging.getLogger(__name__)
 
 PLAIN = "none"
 _VERSIONS_OF = ("torchreid-spectral", "torch", "torchvision", "torchreid", "numpy")
@@ -148,3 +151,32 @@ def commit_of(file: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip() or None
+
+
+def commit_of_tool(tool: str, package: str) -> str | None:
+    """Name the commit of a checkout whose tool runs, if the package that runs is the same.
+
+    ``tools/*.py`` import what is installed, and that may be an older state of their checkout.
+
+    Args:
+        tool: A file in a folder of the checkout.
+        package: Folder of the package that is imported.
+
+    Returns:
+        The commit, or ``None`` where the package is another one, which is told.
+    """
+    own = Path(tool).resolve().parents[1] / Path(package).name
+    if not own.is_dir():
+        return commit_of(str(Path(package, "__init__.py")))
+    if _sources(own) != _sources(Path(package)):
+        logger.warning(
+            "%s runs, which differs from the checkout %s: results name no commit. Install the "
+            "checkout again (pip install .), or once for all with pip install -e .",
+            package, own.parent,
+        )  # fmt: skip
+        return None
+    return commit_of(tool)
+
+
+def _sources(package: Path) -> dict[Path, bytes]:
+    return {path.relative_to(package): path.read_bytes() for path in package.rglob("*.py")}

@@ -147,7 +147,8 @@ def pair_distances(
     Args:
         features: ``(N, D)``.
         ids: ``(N,)`` identity of each.
-        camids: ``(N,)`` camera of each; pairs of one camera are left out then.
+        camids: ``(N,)`` camera of each; pairs of one camera are left out then,
+            unless there is only one.
         metric: A name of ``functional.distance.METRICS``.
 
     Returns:
@@ -169,6 +170,8 @@ def pair_distances(
         )
     people = np.unique(np.asarray(ids), return_inverse=True)[1]
     cameras = None if camids is None else np.asarray(camids)
+    if cameras is not None and len(np.unique(cameras)) == 1:
+        cameras = None
     tensor, same, different = torch.as_tensor(features), [], []
     for row in range(len(features) - 1):
         block = METRICS[metric](tensor[row : row + 1], tensor[row + 1 :])[0].numpy()
@@ -200,7 +203,8 @@ def calibrate(
     Args:
         features: ``(N, D)`` of a labelled set that was not trained on.
         ids: ``(N,)`` identity of each.
-        camids: ``(N,)`` camera of each; pairs of one camera are left out then.
+        camids: ``(N,)`` camera of each; pairs of one camera are left out then,
+            unless there is only one.
         false_match_rate: r, in (0, 1).
         metric: A name of ``functional.distance.METRICS``.
         model: Fingerprint of the weights.

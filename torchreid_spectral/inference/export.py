@@ -43,7 +43,7 @@ def export(
         path: The file to write.
         form: A key of :data:`FORMATS`.
         normalization: Bake the pixels' normalisation in: the input is RGB in [0, 1] then.
-        config: Effective config, kept inside safetensors.
+        config: Effective config, kept inside safetensors with the settings in it.
 
     Returns:
         The path.
@@ -58,7 +58,9 @@ def export(
     if form == "safetensors":
         if normalization:
             raise InputError("safetensors hold weights only: normalisation cannot be baked in.")
-        _write_safetensors(model, path, config)
+        from torchreid_spectral.config.inference import config_with
+
+        _write_safetensors(model, path, config_with(config, vars(settings)))
         return path
     pixels = (settings.mean, settings.std) if normalization else (None, None)
     if any(parameter.is_cuda for parameter in model.parameters()):
@@ -245,11 +247,11 @@ def _start(model: Mapping[str, Any]) -> str:
     return "torchreid's weights of ImageNet" if model["pretrained"] else "random weights"
 
 
-def _write_safetensors(model: nn.Module, path: Path, config: Mapping[str, Any] | None) -> None:
+def _write_safetensors(model: nn.Module, path: Path, config: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-    metadata = {} if config is None else {"config": json.dumps(config)}
+    metadata = {"config": json.dumps(config)}
     write_whole(path, lambda temporary: save_file(weights, temporary, metadata))
 
 

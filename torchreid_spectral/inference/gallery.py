@@ -11,6 +11,7 @@ File                        Holds
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from torchreid_spectral.inference.images import is_path
 __all__ = ["Gallery"]
 
 _FORMAT = 1
+_SHARD = re.compile(r"features-\d{5}\.(safetensors|json)")
 _NUMBERED = re.compile(r"image (\d+)")
 
 
@@ -141,12 +143,17 @@ class Gallery:
         """Write the gallery as one shard.
 
         Args:
-            folder: Made if missing; a gallery that is there is replaced.
+            folder: Made if missing; a gallery that is there is replaced, once the new one is
+                written whole.
         """
         root = Path(folder).expanduser()
-        (root / "index.json").unlink(missing_ok=True)  # half-written, it must not open
-        name = write_shard(root, 0, self)
-        write_manifest(root, [name], self.model, self.metric)
+        earlier = [path for path in root.glob("features-*.*") if _SHARD.fullmatch(path.name)]
+        taken = {int(path.name[9:14]) for path in earlier}
+        number = next(number for number in itertools.count() if number not in taken)
+        name = write_shard(root, number, self)
+        write_manifest(root, [name], self.model, self.metric)  # until here the earlier one opens
+        for path in earlier:
+            path.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, folder: str | Path) -> Gallery:

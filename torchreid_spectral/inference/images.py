@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,11 +21,13 @@ from torchreid_spectral.errors import InputError
 
 __all__ = ["EXTENSIONS", "is_path", "is_single", "items_of", "list_folder", "to_tensor"]
 
+logger = logging.getLogger(__name__)
+
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 
 
 def list_folder(folder: str | Path) -> list[str]:
-    """List the images of a folder and all below it, hidden ones left out.
+    """List the images of a folder and all below it; hidden ones are left out.
 
     Args:
         folder: Where to look.
@@ -40,12 +43,17 @@ def list_folder(folder: str | Path) -> list[str]:
         raise InputError(f"There is no folder {str(folder)!r}.")
     paths = sorted(
         str(path)
-        for path in walk(root)
+        for path in walk(root, _tell_unlisted)
         if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
     )
     if not paths:
         raise InputError(f"{root} holds no image ({', '.join(sorted(EXTENSIONS))}).")
     return paths
+
+
+def _tell_unlisted(error: OSError) -> None:
+    logger.warning("The folder %s cannot be listed: its images are left out (%s).",
+                   error.filename, error.strerror)  # fmt: skip
 
 
 def is_path(item: Any) -> bool:  # noqa: ANN401

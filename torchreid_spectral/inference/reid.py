@@ -106,6 +106,7 @@ class SpectralReID:
         ids: Labels | None = None,
         camids: Labels | None = None,
         *,
+        channels: str | None = None,
         progress: bool = True,
     ) -> Gallery:
         """Extract a gallery, which is then the one that is searched.
@@ -115,6 +116,7 @@ class SpectralReID:
                 passed over with a warning and listed in ``skipped``.
             ids: Identity of each image, if known.
             camids: Camera of each image, if known.
+            channels: Order of the channels of arrays, above that of the object.
             progress: Show a bar on a terminal.
 
         Returns:
@@ -123,7 +125,8 @@ class SpectralReID:
         Raises:
             InputError: If no image is left, or ids do not fit.
         """
-        self.gallery = self._extracted(items_of(images), ids, camids, progress=progress)
+        items = items_of(images)
+        self.gallery = self._extracted(items, ids, camids, channels=channels, progress=progress)
         return self.gallery
 
     def open(self, folder: str | Path) -> Gallery:
@@ -148,6 +151,8 @@ class SpectralReID:
         images: Any,  # noqa: ANN401
         ids: Labels | None = None,
         camids: Labels | None = None,
+        *,
+        channels: str | None = None,
     ) -> int:
         """Add images to the gallery; paths that are in it already are not read again.
 
@@ -157,6 +162,7 @@ class SpectralReID:
             images: As for :meth:`index`.
             ids: Identity of each image, where the gallery has them.
             camids: Camera of each image, where the gallery has them.
+            channels: Order of the channels of arrays, above that of the object.
 
         Returns:
             How many were added.
@@ -172,7 +178,8 @@ class SpectralReID:
         chosen = [[labels[name][row] for row in fresh] if name in labels else None
                   for name in ("ids", "camids")]  # fmt: skip
         images = [items[row] for row in fresh]
-        return gallery.extend(self._extracted(images, *chosen, first=gallery.next_number()))
+        first = gallery.next_number()
+        return gallery.extend(self._extracted(images, *chosen, channels=channels, first=first))
 
     def search(
         self,
@@ -270,6 +277,7 @@ class SpectralReID:
         ids: Labels | None = None,
         camids: Labels | None = None,
         *,
+        channels: str | None = None,
         false_match_rate: float = 0.001,
     ) -> Calibration:
         """Measure on a labelled set which distance has the wanted false-match rate.
@@ -277,7 +285,9 @@ class SpectralReID:
         Args:
             images: Images, or a :class:`Gallery` that has ids.
             ids: Identity of each image.
-            camids: Camera of each image; pairs of one camera are left out then.
+            camids: Camera of each image; pairs of one camera are left out then, unless there is
+                only one.
+            channels: Order of the channels of arrays, above that of the object.
             false_match_rate: Share of pairs of different people that may pass for the same.
 
         Returns:
@@ -290,7 +300,7 @@ class SpectralReID:
             images.require_model(self.fingerprint)
             features, ids, camids = images.features, images.ids, images.camids
         else:
-            features = self.features(images, progress=True)
+            features = self.features(images, channels=channels, progress=True)
         if ids is None:
             raise InputError("Calibration needs the identity of each image: give ids.")
         self.calibration = calibrate(
@@ -321,6 +331,7 @@ class SpectralReID:
         ids: Labels | None,
         camids: Labels | None,
         *,
+        channels: str | None = None,
         first: int = 0,
         progress: bool = False,
     ) -> Gallery:
@@ -328,7 +339,7 @@ class SpectralReID:
             items,
             ids,
             camids,
-            read=lambda item: self._tensor(item, None),
+            read=lambda item: self._tensor(item, channels),
             forward=self._forward,
             batch_size=self.batch_size,
             first=first,
