@@ -286,3 +286,13 @@ def test_shards_of_other_widths(tmp_path):
     gallery_folder(tmp_path, PIDS)
     save_file({"features": FEATURES[:3, :2]}, tmp_path / "features-00001.safetensors")
     refused(tmp_path, "cannot be read: .")
+
+
+@pytest.mark.parametrize("ids", [[1, None, 2], ["anna", None, "bo"]])
+def test_people_who_are_not_known_match_nobody(tmp_path, ids):
+    rows = galleries.Gallery(FEATURES[:3], ["a", "b", "c"], ids, [0, 1, 1])
+    rows.save(tmp_path)
+    query, gallery = (load_features(tmp_path, role).pids for role in ("query", "gallery"))
+    assert query.dtype != object and query.dtype.kind == gallery.dtype.kind
+    assert (query == gallery).tolist() == [True, False, True]
+    assert not set(query) - set(gallery) <= {1, 2, "anna", "bo"}

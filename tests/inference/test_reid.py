@@ -269,6 +269,23 @@ def test_nobody_is_left_out_of_a_calibration():
     assert calibrate(features, ids, cameras, false_match_rate=0.1) == expected
 
 
+def test_equal_images_of_two_people_do_not_pass(caplog):
+    features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    features[:4] = np.eye(4)[[0, 0, 1, 1]]
+    found = calibrate(features, np.arange(40) % 20, false_match_rate=0.002)
+    assert found.false_match_rate == 0 and "equal: look for wrong identities" in caplog.text
+
+
+def test_a_gallery_of_another_distance_is_told(weights, pictures, caplog):
+    reid = SpectralReID(weights, device="cpu", metric="squared_euclidean")
+    paths = [row[0] for row in pictures[:8]]
+    reid.index(paths, progress=False)
+    reid.search(paths[0], rerank="k_reciprocal")
+    assert not caplog.records
+    reid.search(paths[0], rerank="local_blurring")
+    assert "local_blurring compares by cosine, the gallery by squared_euclidean" in caplog.text
+
+
 def test_one_camera_alone_says_nothing():
     features = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     ids = np.arange(20) % 5

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from tests.references.k_reciprocal import k_reciprocal_alone
-from torchreid_spectral.rerank import RERANKERS, KReciprocal, Reranker, build_reranker
+from torchreid_spectral.rerank import (
+    RERANKERS,
+    KReciprocal,
+    Reranker,
+    _joint,
+    build_reranker,
+)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "k_reciprocal": {"k1": 8, "k2": 3},
@@ -137,3 +143,23 @@ def test_one_query_of_another_method_is_the_same_either_way(name: str) -> None:
     plain, alone = reranker.rank(query), reranker.rank(query, inductive=True)
     np.testing.assert_array_equal(alone[0], plain[0])
     np.testing.assert_array_equal(alone[1], plain[1])
+
+
+@every_joint
+def test_queries_are_searched_for_a_chunk_at_a_time(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the memory would grow with the queries of a call."""
+    query, gallery = clusters(3, num_query=23)
+    whole = fitted(name, gallery, **options).rank(query, 9, inductive=True)
+    rows, search = [], _joint.rank_prepared
+
+    def watched(some: Any, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(some))
+        return search(some, *args, **kwargs)
+
+    monkeypatch.setattr(_joint, "rank_prepared", watched)
+    parts = fitted(name, gallery, chunk_size=7, **options).rank(query, 9, inductive=True)
+    np.testing.assert_array_equal(parts[0], whole[0])
+    np.testing.assert_allclose(parts[1], whole[1], atol=1e-6)
+    assert rows == ([] if options.get("walked") == "scores" else [7, 7, 7, 2])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.rerank import RERANKERS, _memory, build_reranker
+from torchreid_spectral.rerank import RERANKERS, _head, _memory, build_reranker
 from torchreid_spectral.search import build_search
 
 NAN = float("nan")
@@ -179,6 +179,33 @@ def test_larger_calls_need_more(name: str) -> None:
     assert small < reranker.estimate_memory(10, top_k=100)
     larger = build_reranker(name).fit(features(11, 2000, 6))
     assert small < larger.estimate_memory(10, top_k=10)
+
+
+@every_name
+def test_whole_rankings_need_room_for_their_lists(name: str) -> None:
+    """As found, merged and sorted, beside the answer."""
+    reranker = build_reranker(name).fit(features(12, 900, 6))
+    rows = min(100, reranker.chunk_size)
+    few, all_of_them = (reranker.estimate_memory(100, top_k=k) for k in (50, 900))
+    assert all_of_them - few >= (12 * 100 + 36 * rows) * (900 - 50)
+
+
+@pytest.mark.parametrize("name", ["local_blurring", "group_shuffling"])
+def test_long_lists_are_of_few_queries(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, gallery = features(13, 30, 6), features(14, 200, 6)
+    whole = build_reranker(name, k=20).fit(gallery).rank(query, 200)
+    monkeypatch.setattr(_head, "LIST_ENTRIES", 1000)
+    reranker = build_reranker(name, k=20).fit(gallery)
+    rows, search = [], reranker._search.nearest
+
+    def watched(some: Any, k: int) -> Any:
+        rows.append(len(some))
+        return search(some, k)
+
+    monkeypatch.setattr(reranker._search, "nearest", watched)
+    parts = reranker.rank(query, 200)
+    assert rows == [5] * 6
+    np.testing.assert_array_equal(parts[0], whole[0])
 
 
 def test_the_need_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:

@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker, load_reranker
+from torchreid_spectral.rerank import (
+    RERANKERS,
+    Reranker,
+    _memory,
+    _store,
+    build_reranker,
+    load_reranker,
+)
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("none", {"metric": "euclidean"}),
@@ -120,7 +127,7 @@ def test_index_is_built_anew(search: str, tmp_path: Path) -> None:
 
 def test_tensors_and_half_precision_are_saved(tmp_path: Path) -> None:
     gallery = torch.from_numpy(features(11, 12, 6)).half()[::2].T.contiguous().T
-    reranker = build_reranker("none").fit(gallery)
+    reranker = build_reranker("none", metric="euclidean").fit(gallery)
     reranker.save(tmp_path / "g.safetensors")
     opened = load_reranker(tmp_path / "g.safetensors", device="cpu")
     torch.testing.assert_close(opened.gallery, gallery.float(), rtol=0, atol=0)
@@ -132,6 +139,31 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
     fitted("knn_voting", {}, gallery[:9]).save(path)
     opened = load_reranker(path)
     assert (opened.name, len(opened.gallery)) == ("knn_voting", 9)
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
+    path, gallery = tmp_path / "g.safetensors", features(14, 30, 6)
+    options: dict[str, Any] = {"k": np.int64(6), "temperature": np.float32(0.5)}
+    build_reranker("local_blurring", **options).fit(gallery).save(path)
+    assert load_reranker(path).options()["k"] == 6
+
+
+def test_a_failed_save_leaves_the_earlier_one(saved: Path) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        _store.write(saved, {"gallery": torch.zeros(2, 6)}, {"options": {"k": object()}})
+    assert len(load_reranker(saved).gallery) == 30
+
+
+def test_opened_features_are_those_of_the_file(tmp_path: Path, monkeypatch: Any) -> None:
+    """Prepared as they are compared, they are not copied; what has no room is refused."""
+    path, gallery = tmp_path / "g.safetensors", 3 * features(15, 30, 6)
+    build_reranker("local_blurring").fit(gallery).save(path)
+    opened = load_reranker(path)
+    assert opened.gallery.data_ptr() == opened._search.features.data_ptr()
+    np.testing.assert_allclose(opened.gallery.norm(dim=1), 1, atol=1e-6)
+    monkeypatch.setattr(_memory, "available_memory", lambda device: -1)
+    with pytest.raises(InputError, match=r"LocalBlurring.load needs about"):
+        load_reranker(path)
 
 
 @pytest.fixture

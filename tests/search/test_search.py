@@ -200,6 +200,30 @@ def test_search_object_with_options_of_its_own(faiss: Any) -> None:
     torch.testing.assert_close(indices, expected)
 
 
+def test_two_rerankers_share_a_search_object_but_no_gallery() -> None:
+    query, first, second = clusters(16, 9), clusters(17, 60), clusters(18, 70)
+    search = build_search("exact")
+    reranker = build_reranker("none", search=search).fit(first)
+    before, _ = reranker.rank(query)
+    build_reranker("local_blurring", search=search).fit(second)
+    torch.testing.assert_close(reranker.rank(query)[0], before)
+
+
+@pytest.mark.parametrize("name", sorted(WEAK))
+def test_recall_is_measured_again_after_much_was_added(faiss: Any, name: str) -> None:
+    gallery = clusters(6, 1600)
+    search = build_search(name, **WEAK[name]).fit(gallery[:700])
+    fitted = search.sampled_recall
+    index = search._index
+    assert search.add(gallery[700:750]).sampled_recall == fitted  # too few to look again
+    search.add(gallery[750:1300])
+    assert search.sampled_recall == search.recall() != fitted and search._index is index
+    search.add(gallery[1300:])  # twice as many: its structure is that of a new one
+    assert search._index is not index
+    whole = build_search(name, **WEAK[name]).fit(gallery)
+    assert search.sampled_recall == whole.sampled_recall
+
+
 def test_k_reciprocal_needs_cosine_on_faiss(faiss: Any) -> None:
     with pytest.raises(ValueError, match="needs metric='cosine'.*search='exact'"):
         build_reranker("k_reciprocal", search="faiss_flat").fit(clusters(18, 30))

@@ -109,6 +109,8 @@ def _chosen(content: Mapping[str, Any], path: Path, role: str) -> FeatureSet:
     ids = {}
     for kind in ("pids", "camids"):
         values = None if found[kind] is None else np.asarray(found[kind])
+        if values is not None and values.dtype == object:
+            values = _known(values, role)
         if values is not None and values.shape != features.shape[:1]:
             raise InputError(
                 f"{path}: {kind} must have one entry a feature, got {values.shape} for "
@@ -116,6 +118,13 @@ def _chosen(content: Mapping[str, Any], path: Path, role: str) -> FeatureSet:
             )
         ids[kind] = values
     return FeatureSet(features, **ids)
+
+
+def _known(values: NDArray[Any], role: str) -> NDArray[Any]:
+    """Give those who are not known an identity that nobody of the other file has."""
+    names = any(isinstance(value, str) for value in values)
+    nobody: Any = {"query": (-2, " "), "gallery": (-1, "")}[role][names]
+    return np.array([nobody if value is None else value for value in values])
 
 
 def _npz(path: Path) -> dict[str, Any]:

@@ -229,8 +229,12 @@ def calibrate(
     # Equal distances are let through together or not at all.
     while count > 0 and ordered[count - 1] == ordered[min(count, len(ordered) - 1)]:
         count -= 1
-    below = ordered[count - 1] if count else min(ordered[0], 0.0)
-    threshold = float((np.float64(below) + ordered[count]) / 2)
+    if count == 0 and ordered[0] <= 0:  # images of two people that are one: not even they pass
+        threshold = float(np.nextafter(ordered[0], np.float32(-np.inf)))
+        logger.warning("Images of different people are equal: look for wrong identities.")
+    else:
+        below = ordered[count - 1] if count else 0.0
+        threshold = float((np.float64(below) + ordered[count]) / 2)
     return Calibration(
         threshold,
         float(np.mean(different <= threshold)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from torchreid_spectral.inference.weights import fingerprint, open_model
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
 
 __all__ = ["SpectralReID"]
+
+logger = logging.getLogger(__name__)
 
 
 class SpectralReID:
@@ -236,6 +239,12 @@ class SpectralReID:
         if name in RERANKERS and "metric" in inspect.signature(RERANKERS[name]).parameters:
             options = {"metric": gallery.metric, **options}
         method = build_reranker(name, **options)
+        if method.metric != gallery.metric:
+            logger.warning(
+                "%s compares by %s, the gallery by %s: the order may differ by that alone. Open "
+                "the weights with metric='cosine' and index anew to have one of both.",
+                name, method.metric, gallery.metric,
+            )  # fmt: skip
         self._fitted = None  # two need not fit into the memory
         camids = None if gallery.camids is None else numbered(gallery.camids, gallery.camids)
         method.fit(gallery.features, camids)

@@ -25,7 +25,8 @@ def known(
     entries, n = adjacency(indices, np.zeros(indices.shape)), len(indices)
     entries.data = np.arange(entries.nnz)
     entries.sort_indices()
-    keys = np.repeat(np.arange(n), np.diff(entries.indptr)) * n + entries.indices
+    # 64 bits also on Windows, where NumPy 1 counts in 32
+    keys = np.repeat(np.arange(n, dtype=np.int64), np.diff(entries.indptr)) * n + entries.indices
     wanted = rows.astype(np.int64) * n + columns
     place = np.searchsorted(keys, wanted)  # in range: the last node is its own neighbour
     found = keys[place] == wanted

@@ -17,6 +17,8 @@ from torchreid_spectral.search import Search
 
 __all__ = ["HeadReranker"]
 
+LIST_ENTRIES = 2**23  # of a search's answers: 96 MB, three times that while they are sorted
+
 
 class HeadReranker(Reranker):
     """Re-orders the nearest k of each query by cosine; the rest keeps its order.
@@ -47,9 +49,10 @@ class HeadReranker(Reranker):
     def _ranked(
         self, query: Tensor, camids: Tensor | None, depth: int, inductive: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for some in query.split(self._search.chunk_size):  # a search is faster on more rows
+        step, length = self._list_size(len(query), depth)
+        for some in query.split(step):
             units = prepared_rows(some, self.metric)
-            found = self._search.nearest(units, max(depth, self.k))
+            found = self._search.nearest(units, length)
             for rows in self._slices(len(units)):
                 indices, distances = found[0][rows], found[1][rows]
                 head = self._head(units[rows], indices[:, : self.k], distances[:, : self.k])
@@ -70,6 +73,11 @@ class HeadReranker(Reranker):
             new = self._new_distances(query, near, distances)
         order, new = top_k(new, near.shape[1])
         return near.gather(1, order), (new - new[:, -1:]) + distances[:, -1:]  # the k-th exactly
+
+    def _list_size(self, num_queries: int, top_k: int) -> tuple[int, int]:
+        length = min(max(top_k, self.k), len(self.gallery))
+        rows = min(self._search.chunk_size, LIST_ENTRIES // length)  # a search likes many rows
+        return max(1, min(num_queries, rows)), length
 
     def _chunk_memory(self, rows: int, count: int, width: int) -> int:
         k = min(self.k, count)

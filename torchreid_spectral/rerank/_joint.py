@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import prepared_rows
+from torchreid_spectral.functional.ranking import collected, rank_prepared
 from torchreid_spectral.rerank._neighbours import Neighbours
 from torchreid_spectral.rerank.base import Reranker
 
@@ -46,6 +47,14 @@ class JointReranker(Reranker):
     ) -> Iterator[tuple[slice, Tensor]]:
         rows = prepared_rows(query, self.metric)
         yield from (self._alone if inductive else self._together)(rows, camids)
+
+    def _found(self, query: Tensor) -> tuple[Tensor, ...]:
+        """Search the gallery for each query: indices and distances, and that of the farthest."""
+        parts = (
+            rank_prepared(query[rows], self._search.features, self._depth, metric=self.metric)
+            for rows in self._slices(len(query), "neighbours")
+        )
+        return collected(parts, len(query))
 
     @property
     def _near(self) -> Neighbours:

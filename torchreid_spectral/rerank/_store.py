@@ -35,8 +35,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     described = _json_beside(path)
     label = secrets.token_hex(8)  # ties the two files together
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda part: save_file(whole, part, metadata={"label": label}))
     text = json.dumps({"format": FORMAT, "label": label, **about}, indent=2)
+    write_whole(path, lambda part: save_file(whole, part, metadata={"label": label}))
     write_whole(described, lambda part: part.write_text(text + "\n", encoding="utf-8"))
 
 

@@ -7,12 +7,14 @@ tensors. A re-ranker never modifies its input and holds no Q x G matrix unless
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -57,7 +59,9 @@ class Reranker(ABC):
     ) -> None:
         if chunk_size < 1:
             raise InputError(f"chunk_size must be >= 1, got {chunk_size}.")
-        self._search = build_search(search, metric=metric) if isinstance(search, str) else search
+        # A copy: another re-ranker may be given the same object and fit it to another gallery.
+        own = build_search(search, metric=metric) if isinstance(search, str) else copy.copy(search)
+        self._search = own
         if self._search.metric != metric:
             raise InputError(
                 f"The search has the metric {self._search.metric}, this re-ranker {metric}."
@@ -214,10 +218,14 @@ class Reranker(ABC):
         count, width = self.gallery.shape
         rows = min(num_queries, self._rows_at_once())
         answer = 12 * num_queries * min(top_k, count)
-        return answer + 4 * num_queries * width + self._chunk_memory(rows, count, width)
+        searched, length = self._list_size(num_queries, top_k)
+        lists = 36 * searched * length  # as found, merged and sorted
+        return answer + lists + 4 * num_queries * width + self._chunk_memory(rows, count, width)
 
     def save(self, path: str | Path) -> None:
         """Save the fitted gallery: ``path`` and the same name ending in ``.json``.
+
+        Its features are saved as they are compared: by cosine scaled to unit length.
 
         Args:
             path: Ends in ``.safetensors``.
@@ -227,7 +235,9 @@ class Reranker(ABC):
         """
         if not isinstance(self.search, str):
             raise InputError("Only a re-ranker whose search is given by name can be saved.")
-        tensors = {"gallery": self.gallery, **self._state()}
+        # Prepared, so that whoever opens it maps the file and need not prepare a copy.
+        count = len(self.gallery)  # there is one
+        tensors = {"gallery": self._search.features[:count], **self._state()}
         if self._camids is not None:
             tensors["camids"] = self._camids
         about = {"reranker": self.name, "options": self.options()}
@@ -239,6 +249,9 @@ class Reranker(ABC):
         Args:
             tensors: As saved.
         """
+        size = tensors["gallery"].shape
+        needed = self._search.index_memory(*size)
+        self._check_memory("load", needed, tensors["gallery"].device)
         self._gallery = tensors["gallery"]
         self._camids = tensors["camids"].cpu() if "camids" in tensors else None
         self._search.fit(self._gallery)
@@ -262,7 +275,9 @@ class Reranker(ABC):
         Returns:
             Arguments of the constructor.
         """
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {name: value.item() if isinstance(value, np.generic) else value
+                for name, value in values.items()}  # fmt: skip
 
     def _ranked(
         self, query: Tensor, camids: Tensor | None, top_k: int, inductive: bool
@@ -299,6 +314,10 @@ class Reranker(ABC):
     def _chunk_memory(self, rows: int, count: int, width: int) -> int:
         """Estimate the bytes that one chunk takes."""
         return 12 * rows * count
+
+    def _list_size(self, num_queries: int, top_k: int) -> tuple[int, int]:
+        """Give how many queries are searched for at once, and the neighbours of each."""
+        return min(num_queries, self._rows_at_once()), min(top_k, len(self.gallery))
 
     def _check_memory(self, call: str, needed: int, device: torch.device) -> None:
         advice = (

@@ -42,7 +42,6 @@ from torch import Tensor
 
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import PREPARED_METRICS, prepared_rows
-from torchreid_spectral.functional.ranking import rank_prepared
 from torchreid_spectral.functional.transition import NORMALIZATIONS
 from torchreid_spectral.rerank._graph import EdgeRule, Walk
 from torchreid_spectral.rerank._joint import JointReranker
@@ -125,7 +124,7 @@ class GraphWalk(JointReranker):
         self.graph, self.normalization, self.weights = graph, normalization, weights
         self.cross_camera = cross_camera
         self._rule = EdgeRule(k, temperature, graph, weights, cross_camera)
-        self._cache: tuple[Walk, Csr, list[Any]] | None = None
+        self._cache: tuple[Walk, Csr, list[Any], _Compared | None] | None = None
 
     @property
     def _depth(self) -> int:
@@ -143,46 +142,54 @@ class GraphWalk(JointReranker):
             for rows in self._slices(count):
                 start = self._similarities(nodes, query[rows])
                 new = (averaging @ walk.last(start))[count:].T
-                yield rows, self._mixed(query[rows], torch.from_numpy(new).to(query))
+                yield rows, self._mixed(query[rows], new)
             return
         self._check_memory("rank", self._reached_memory(graph), HOST)
         state = walk.last(self._start(count + len(self.gallery), query))
-        yield from self._compared(query, averaging[:count] @ state, averaging[count:], state)
+        gallery = _Compared(averaging[count:], state)
+        for rows in self._slices(count):
+            yield rows, self._mixed(query[rows], gallery.cosines(averaging[:count][rows] @ state))
 
     def _alone(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-        walk, averaging, states = self._gallery_walk()
-        if self.walked == "scores":
-            for part in self._slices(len(query)):
+        walk, averaging, states, gallery = self._gallery_walk()
+        for part in self._slices(len(query)):
+            if gallery is None:
                 start = self._similarities(self._search.features, query[part])
                 new = (averaging @ walk.last(start)).T
-                yield part, self._mixed(query[part], torch.from_numpy(new).to(query))
-            return
-        found = rank_prepared(query, self._search.features, self._depth, metric=self.metric)
+            else:
+                cameras = None if camids is None else camids[part]
+                new = gallery.cosines(self._attached(query[part], cameras, walk, states))
+            yield part, self._mixed(query[part], new)
+
+    def _attached(
+        self, query: Tensor, camids: Tensor | None, walk: Walk, states: list[Any]
+    ) -> Any:  # noqa: ANN401 (dense or CSR)
+        """Give where queries are after the walk, each attached alone, averaged as the gallery."""
+        found = self._found(query)
         indices, distances = (part.cpu().numpy() for part in found[:2])
         taken = (found[1] <= self._reach()[found[0]]).cpu().numpy()
         rows = self._rule.attach(indices, distances, taken, walk.graph)
         rows = self._rule.across(rows, *self._camera_pair(camids, len(query)))
-        own = self._own_start(query)
-        mine = walk.attached(rows, states, own)
+        walked = walk.attached(rows, states, self._own_start(query))
         near = indices[:, : self.num_averaged - 1]
-        walked = mine
         if near.shape[1]:
-            walked = mine + adjacency(near, columns=len(self.gallery)) @ states[-1]
-        walked = walked / (near.shape[1] + 1)
-        yield from self._compared(query, walked, averaging, states[-1])
+            walked = walked + adjacency(near, columns=len(self.gallery)) @ states[-1]
+        return walked / (near.shape[1] + 1)
 
-    def _gallery_walk(self) -> tuple[Walk, Csr, list[Any]]:
+    def _gallery_walk(self) -> tuple[Walk, Csr, list[Any], _Compared | None]:
         """Walk on the gallery alone, once."""
         if self._cache is None:
             near, cameras = self._near, self._all_cameras(None, 0)
             indices = near.indices.cpu().numpy()
             graph = self._rule.build(indices, near.distances.cpu().numpy(), cameras)
             walk = Walk(graph, self.normalization, self.steps, self.restart)
-            states = []
+            averaging = self._averaging(indices)
+            states, compared = [], None
             if self.walked != "scores":
                 self._check_memory("rank", self._reached_memory(graph), HOST)
                 states = walk.states(self._start(len(self.gallery), extra=1))
-            self._cache = walk, self._averaging(indices), states
+                compared = _Compared(averaging, states[-1])
+            self._cache = walk, averaging, states, compared
         return self._cache
 
     def _forget(self) -> None:
@@ -215,24 +222,10 @@ class GraphWalk(JointReranker):
     def _similarities(self, nodes: Tensor, query: Tensor) -> NDArray[np.float32]:
         return (1 - PREPARED_METRICS[self.metric](nodes, query)).cpu().numpy()
 
-    def _compared(
-        self, query: Tensor, left: Any, averaging: Csr, state: Any  # noqa: ANN401
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Compare rows with those of ``averaging @ state`` by their cosine, sparse or dense."""
-        if sparse.issparse(state):  # their product would be several times as large as they are
-            scale, left = 1 / product_lengths(averaging, state), scaled_rows(left)
-            state, averaging = state.T.tocsr(), averaging.T.tocsr()
-            for rows in self._slices(len(query)):
-                cosine = ((left[rows] @ state) @ averaging).toarray() * scale
-                yield rows, self._mixed(query[rows], torch.from_numpy(cosine).to(query))
-            return
-        left, right = (_units(rows) for rows in (left, averaging @ state))
-        for rows in self._slices(len(query)):
-            cosine = left[rows] @ right.T
-            yield rows, self._mixed(query[rows], torch.from_numpy(cosine).to(query))
-
-    def _mixed(self, query: Tensor, similarity: Tensor) -> Tensor:
+    def _mixed(self, query: Tensor, found: NDArray[Any]) -> Tensor:
+        """Mix the distance after the walk, one minus a similarity, with the original one."""
         original = PREPARED_METRICS[self.metric](query, self._search.features)
+        similarity = torch.from_numpy(found).to(query)
         return (1 - similarity).mul_(1 - self.lambda_value).add_(original, alpha=self.lambda_value)
 
     def _all_cameras(self, camids: Tensor | None, count: int) -> NDArray[Any] | None:
@@ -270,6 +263,30 @@ class GraphWalk(JointReranker):
         nodes, degree = graph.shape[0], max(1.0, graph.nnz / graph.shape[0])
         reached = min(math.log(nodes), self.steps * math.log(degree))  # its power may overflow
         return int(16 * nodes * math.exp(reached))
+
+
+class _Compared:
+    """The gallery after the walk, averaged, as what other rows are compared with by cosine.
+
+    Args:
+        averaging: ``(G, N)`` how a gallery image's neighbours are averaged.
+        state: ``(N, M)`` the walk's last, dense or CSR.
+    """
+
+    def __init__(self, averaging: Csr, state: Any) -> None:  # noqa: ANN401
+        self._sparse = sparse.issparse(state)
+        if self._sparse:  # the product would be several times as large as the two
+            self._scale = 1 / product_lengths(averaging, state)
+            self._state, self._averaging = state.T.tocsr(), averaging.T.tocsr()
+        else:
+            self._units = _units(averaging @ state)
+
+    def cosines(self, rows: Any) -> NDArray[np.floating[Any]]:  # noqa: ANN401
+        """Give the cosines ``(Q, G)`` of rows ``(Q, M)``, dense or CSR as the state."""
+        if self._sparse:
+            product = (scaled_rows(rows) @ self._state) @ self._averaging
+            return np.asarray(product.toarray() * self._scale)
+        return np.asarray(_units(rows) @ self._units.T)
 
 
 def _units(rows: NDArray[Any]) -> NDArray[Any]:

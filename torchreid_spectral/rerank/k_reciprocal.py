@@ -51,7 +51,6 @@ from torch import Tensor
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import PREPARED_METRICS
-from torchreid_spectral.functional.ranking import rank_prepared
 from torchreid_spectral.rerank._encoding import PAIRS_AT_ONCE, expand, known, resized, shared
 from torchreid_spectral.rerank._joint import JointReranker
 from torchreid_spectral.rerank._neighbours import Neighbours
@@ -142,7 +141,7 @@ class KReciprocal(JointReranker):
     def _alone(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         graph = self._gallery_graph()
         count = len(self.gallery)
-        found = rank_prepared(query, self._search.features, self._depth, metric=self.metric)
+        found = self._found(query)
         reach = graph.reach[found[0]] >= found[1]
         indices = found[0].cpu().numpy()
         near = np.concatenate([np.full((len(query), 1), count), indices], axis=1)[:, : self._depth]

@@ -34,7 +34,8 @@ class Search(ABC):
     """Whether the index holds the features once more."""
 
     sampled_recall: float | None = None
-    """Of an approximate search: its recall as measured when it was fitted."""
+    """Of an approximate search: its recall as measured when it was fitted, and anew when what was
+    added since makes a tenth."""
 
     def __init__(self, *, metric: str = "cosine", chunk_size: int = 512) -> None:
         if metric not in METRICS:
@@ -71,6 +72,8 @@ class Search(ABC):
 
     def add(self, features: Tensor) -> Search:
         """Take in more features behind those there are.
+
+        An approximate index keeps its structure until there are twice as many as it was built of.
 
         Args:
             features: ``(M, D)``.

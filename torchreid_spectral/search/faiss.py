@@ -57,6 +57,7 @@ class _FaissSearch(Search):
             )
         self.gpus = gpus
         self._index: Any = None
+        self._built = self._told = 0  # features when it was built, when recall was measured
 
     @property
     def _faiss(self) -> Any:  # noqa: ANN401 (no attribute: a module cannot be copied)
@@ -79,6 +80,13 @@ class _FaissSearch(Search):
         if not self._index.is_trained:
             self._index.train(rows)
         self._index.add(rows)
+        self._built = len(rows)
+        self._tell_recall()
+
+    def _tell_recall(self) -> None:
+        """Measure the recall on a sample, and warn where it is low."""
+        rows = self.features
+        self._told = len(rows)
         if not self.exact and len(rows) > 1:
             k = min(10, len(rows) - 1)
             self.sampled_recall = self.recall(k)
@@ -92,10 +100,13 @@ class _FaissSearch(Search):
             )
 
     def _extend(self, more: Tensor) -> None:
-        if self.gpus > 1:  # FAISS takes rows only once where GPUs share them
+        # FAISS takes rows only once where GPUs share them; clusters are of what was there.
+        if self.gpus > 1 or (not self.exact and len(self.features) >= 2 * self._built):
             self._build()
-        else:
-            self._index.add(_array(more))
+            return
+        self._index.add(_array(more))
+        if len(self.features) >= 1.1 * self._told:
+            self._tell_recall()
 
     def _nearest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k = min(k, len(self.features))
