@@ -56,6 +56,18 @@ def test_missing_extra_names_the_command():
         require_extra("no_such_module_at_all", "losses", "The contrastive loss")
 
 
+@pytest.mark.parametrize("cause", ["No module named 'its_own_need'", "numpy 2 is not supported"])
+def test_a_broken_extra_is_not_said_to_be_missing(tmp_path, monkeypatch, cause):
+    from torchreid_spectral.errors import require_extra
+
+    kind = f"ModuleNotFoundError({cause!r}, name='its_own_need')" if "own" in cause else (
+        f"ImportError({cause!r})")  # fmt: skip
+    (tmp_path / "broken_extra.py").write_text(f"raise {kind}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=f"cannot be imported .{cause}"):
+        require_extra("broken_extra", "losses", "The contrastive loss")
+
+
 def test_torchreids_builders_take_what_they_took_by_position(torchreid):
     """Scripts that were written for torchreid alone go on working."""
     import torch

@@ -41,12 +41,15 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
         The module.
 
     Raises:
-        InputError: If it is not installed.
+        InputError: If it is not installed, or cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        absent = missing is not None and f"{module}.".startswith(f"{missing}.")
+        why = "is not installed" if absent else f"cannot be imported ({error})"
         raise InputError(
-            f"{purpose} needs {module}, which is not installed. "
+            f"{purpose} needs {module}, which {why}. "
             f"Run: pip install 'torchreid-spectral[{extra}]'"
         ) from error

@@ -40,6 +40,14 @@ def test_any_model_teaches_with_the_features_of_its_eval_mode(checkpoint, name):
     assert not features.requires_grad
 
 
+def test_a_teacher_that_flattens_maps_looks_at_any_layout(torchreid):
+    torch.manual_seed(0)
+    taught = Distillation(ts.build_model("pcb_p4", 4, pretrained=False))
+    images = torch.rand(2, 3, 96, 48)
+    found = taught.features(images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, taught.features(images))
+
+
 def test_a_teacher_with_a_bottleneck_needs_its_weights(checkpoint):
     options = {"test_feature": "bottleneck", "bottleneck_dim": 8}
     path, model = checkpoint("spectral_osnet_x0_25", **options)

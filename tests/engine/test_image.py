@@ -58,6 +58,15 @@ def test_a_stock_model_learns_by_metric_losses_alone(torchreid):
     assert torch.equal(engine.model.classifier.weight, before)
 
 
+@pytest.mark.parametrize("name", ["hacnn", "spectral_osnet_x0_25"])
+def test_metric_losses_need_features(torchreid, name):
+    model = ts.build_model(name, 4, loss="softmax", pretrained=False)
+    optimizer = torch.optim.Adam(model.parameters())
+    criterion = CombinedLoss(None, metric_losses={"quadruplet": QuadrupletLoss(adaptive=False)})
+    with pytest.raises(InputError, match="build it with loss='triplet', got loss='softmax'"):
+        ImageMetricEngine(NoData(), model, optimizer, use_gpu=False, criterion=criterion)
+
+
 @pytest.mark.parametrize("losses", [{}, {"normalized_cut": NormalizedCutLoss()}])
 def test_a_stock_model_has_no_cosines(torchreid, losses):
     model = ts.build_model("osnet_x0_25", 4, loss="triplet", pretrained=False)

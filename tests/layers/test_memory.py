@@ -125,3 +125,47 @@ def test_rejects():
         NodeMemory(0, 3)
     with pytest.raises(ValueError, match="a memory takes vectors"):
         SpectralAttention(3, memory=2)(torch.ones(2, 3, 4, 4))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_activation_checkpointing_is_refused(reentrant):
+    """Computed anew, the forward pass would find the batch itself in the memory."""
+    layer, x = SpectralAttention(6, memory=4).double(), features(0, 4, 6).requires_grad_()
+    layer(features(1, 4, 6))
+    y = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant)
+    with pytest.raises(RuntimeError, match="does not go together with activation checkpointing"):
+        y.sum().backward()
+    layer.eval()  # which does not look at the memory
+    torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant).sum().backward()
+
+
+def test_features_that_were_not_taken_over_do_not_count():
+    layer = SpectralAttention(6, memory=8).double()
+    layer(features(0, 4, 6))
+    other = SpectralAttention(6, memory=16).double()
+    fitting = {k: v for k, v in layer.state_dict().items() if not k.endswith("nodes")}
+    other.load_state_dict(fitting, strict=False)  # as torchreid loads what has another size
+    assert other.memory.read().shape == (0, 6)
+
+
+COMPILED = """
+import copy, torch
+from torchreid_spectral.layers import SpectralAttention
+batches = torch.randn(6, 4, 6, generator=torch.Generator().manual_seed(0))
+plain, graphs = SpectralAttention(temperature=0.3), []
+whole = torch.compile(plain, backend="eager", fullgraph=True)
+torch.testing.assert_close(whole(batches[0]), plain(batches[0]))
+torch._dynamo.reset()
+layer = SpectralAttention(6, memory=6, temperature=0.3)
+eager = copy.deepcopy(layer)
+compiled = torch.compile(layer, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+for batch in batches:
+    torch.testing.assert_close(compiled(batch), eager(batch))
+    print(len(graphs))
+"""
+
+
+def test_a_compiled_walk_is_one_graph_and_its_memory_is_left_out(python):
+    """A process without the checks of types, which cannot be traced."""
+    counts = [int(line) for line in python("-c", COMPILED).stdout.split()]
+    assert counts[-1] == counts[2] <= 5  # empty, half full, full; then nothing new

@@ -78,3 +78,22 @@ def test_zeros_have_a_gradient():
 def test_rejects(rows, power, message):
     with pytest.raises(ValueError, match=message):
         PartPool(rows, power)
+
+
+@pytest.mark.parametrize("power", [8.0, 20.0, 60.0])
+def test_large_powers_neither_vanish_nor_overflow(power):
+    x = maps(2, 3, 6, 2).float()
+    x[:, 1], x[:, 2] = 0.0, 100.0
+    pool = PartPool((2,), power)
+    found = pool(x.requires_grad_())
+    torch.testing.assert_close(found[:, 1], torch.full((2, 2, 1), 1e-6), rtol=1e-3, atol=0)
+    torch.testing.assert_close(found[:, 2], torch.full((2, 2, 1), 100.0), rtol=1e-5, atol=0)
+    found.sum().backward()
+    assert torch.isfinite(x.grad).all() and torch.isfinite(pool.p.grad)
+
+
+@pytest.mark.parametrize(("height", "rows"), [(7, 2), (8, 3), (5, 4), (2, 3)])
+def test_stripes_are_those_of_adaptive_pooling(height, rows):
+    x = maps(2, 3, height, 2)
+    found = PartPool((rows,), 1.0).double()(x)
+    torch.testing.assert_close(found, torch.nn.functional.adaptive_avg_pool2d(x, (rows, 1)))

@@ -10,7 +10,7 @@ import torch
 import torchreid_spectral as ts
 from torchreid_spectral import _compat
 from torchreid_spectral.layers import SpectralAttention
-from torchreid_spectral.models import SpectralHead, SpectralNet
+from torchreid_spectral.models import SpectralHead, SpectralNet, make_spectral
 
 WALKS = {"hacnn": 2, "pcb_p4": 4, "pcb_p6": 6}
 SIZES = {"hacnn": (160, 64), "mudeep": (256, 128), "nasnsetmobile": (128, 64)}
@@ -221,6 +221,25 @@ def test_wrong_options(torchreid, options, message):
 def test_unknown_loss(torchreid):
     with pytest.raises(ValueError, match="softmax, triplet or spectral, got 'focal'"):
         build("resnet18", "focal")
+
+
+def test_backbones_that_keep_their_features_are_refused(torchreid):
+    backbone = torchreid.models.build_model("osnet_x0_25", 5, pretrained=False)
+    with pytest.raises(ValueError, match="got one with loss='softmax'"):
+        make_spectral(backbone)
+
+
+def test_a_copy_of_a_compiled_model_has_its_own_weights(torchreid):
+    model, x = build("osnet_x0_25").eval(), images("osnet_x0_25")
+    model.compile(backend="eager")
+    expected = model(x)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(other(x), expected)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.mul_(1.5)
+        assert not torch.allclose(other(x), expected)
+    torch.testing.assert_close(model(x), expected)
 
 
 def test_copies_and_pickles(torchreid):

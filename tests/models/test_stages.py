@@ -77,6 +77,22 @@ def test_eval_looks_at_one_image(torchreid, over):
     torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("after", ["layer4", "parts_avgpool"])
+def test_without_residual_maps_keep_the_layout_that_pcb_flattens(torchreid, after):
+    block = {"after": after, "over": "pixels", "residual": False}
+    model = build("pcb_p4", [block])
+    outputs = model(torch.rand(2, 3, 96, 48))
+    torch.stack([output.sum() for output in outputs]).sum().backward()
+    assert model.eval()(torch.rand(2, 3, 96, 48)).dim() == 2
+
+
+def test_replicas_are_refused_where_blocks_stay_behind(torchreid):
+    model = build("resnet18", [{"after": "layer1", "over": "pixels"}]).eval()
+    model._is_replica = True
+    with pytest.raises(RuntimeError, match="leaves attention blocks on the first"):
+        model(images())
+
+
 def test_copies_and_pickles_have_their_own_block(torchreid):
     model = wake(build("resnet18", [{"after": "layer1", "over": "channels"}])).eval()
     expected = model(images())

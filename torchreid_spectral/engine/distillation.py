@@ -58,7 +58,8 @@ class Distillation:
         device = next(iter(self.teacher.parameters())).device
         if device != images.device:
             self.teacher.to(images.device)
-        features: Tensor = self.teacher(images)
+        # a teacher of torchreid may flatten maps by view, which channels_last ones do not allow
+        features: Tensor = self.teacher(images.contiguous())
         return features
 
     def loss(self, student: Any, taught: Tensor) -> Tensor:  # noqa: ANN401

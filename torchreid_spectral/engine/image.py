@@ -168,6 +168,12 @@ class ImageMetricEngine(ImageSpectralEngine):
                 f"{type(network).__name__} has no cosine classifier: it can be trained by metric "
                 "losses that compare features alone. Use model.name spectral_<name>."
             )
+        built = getattr(network, "contract", getattr(network, "loss", "triplet"))
+        if built == "softmax":
+            raise InputError(
+                f"Metric losses need the features of {type(network).__name__} in training: build "
+                "it with loss='triplet', got loss='softmax'."
+            )
         return network
 
     def _branches(

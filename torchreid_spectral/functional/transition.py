@@ -117,9 +117,9 @@ def softmax_transition(
         ValueError: If an option is out of range, or a node has nowhere to go.
     """
     # A learned temperature on a GPU is positive by construction: asking would stall the queue.
-    value = temperature.detach() if isinstance(temperature, Tensor) else torch.tensor(temperature)
-    if not value.is_cuda and not value > 0:
-        raise ValueError(f"temperature must be positive, got {float(value)}.")
+    on_gpu = isinstance(temperature, Tensor) and temperature.is_cuda
+    if not on_gpu and not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {float(temperature)}.")
     _check_graph(similarity, top_k, mutual, normalization)
     with full_precision(similarity):
         logits = at_least_float32(similarity) / temperature

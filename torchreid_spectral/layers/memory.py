@@ -8,6 +8,8 @@ batch gets a large graph.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ class NodeMemory(nn.Module):
         super().__init__()
         if size < 1:
             raise ValueError(f"memory must be >= 1 nodes, got {size}.")
+        _keep_out_of_graphs()
         self.size, self.written = size, 0
         self.register_buffer("nodes", torch.zeros(size, dim))
 
@@ -43,7 +46,16 @@ class NodeMemory(nn.Module):
 
         Returns:
             A copy, so that writing does not disturb a backward pass; up to ``size`` rows.
+
+        Raises:
+            RuntimeError: If a backward pass asks: it computes anew what was not kept.
         """
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "A memory of nodes does not go together with activation checkpointing: the "
+                "forward pass that is repeated would find the batch itself in the memory. "
+                "Checkpoint the backbone without its head, or set spectral.memory 0."
+            )
         return self.nodes[: min(self.written, self.size)].clone()
 
     @torch.no_grad()
@@ -68,12 +80,15 @@ class NodeMemory(nn.Module):
         return torch.tensor(self.written)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over how many features were written.
+        """Take over how many features were written; none where these were not taken over.
+
+        A checkpoint of another size or width has features that do not fit, which torchreid
+        passes over.
 
         Args:
             state: Of :meth:`get_extra_state`.
         """
-        self.written = int(state)
+        self.written = int(state) if bool(self.nodes.any()) else 0
 
     def extra_repr(self) -> str:
         """Show the settings.
@@ -82,3 +97,10 @@ class NodeMemory(nn.Module):
             One line for ``repr``.
         """
         return f"size={self.size}, dim={self.nodes.shape[1]}"
+
+
+@cache
+def _keep_out_of_graphs() -> None:
+    """Let ``torch.compile`` leave the memory alone: its count would be compiled anew each step."""
+    for name in ("read", "write"):
+        setattr(NodeMemory, name, torch.compiler.disable(getattr(NodeMemory, name)))

@@ -32,7 +32,8 @@ _SMALLEST = 1e-6
 class PartPool(nn.Module):
     """Pool a map into stripes, top to bottom; one stripe is the whole map.
 
-    Powers are taken in float32 at least, autocast or not: the cube of a half overflows at 41.
+    Powers are taken in float32 at least, autocast or not, and as logarithms: the cube of a half
+    overflows at 41, the eighth power of 1e-6 is zero.
 
     Args:
         rows: For each partition its number of stripes: ``(1,)`` for the whole map, ``(1, 4)`` for
@@ -71,13 +72,19 @@ class PartPool(nn.Module):
         if self.p is None:
             return self._pool(x).contiguous()
         with full_precision(x):
-            wide = at_least_float32(x).clamp(min=_SMALLEST)
-            power = self.p.to(wide.dtype)
-            pooled = self._pool(wide.pow(power)).pow(1 / power)
+            logs = at_least_float32(x).clamp(min=_SMALLEST).log()
+            power = self.p.to(logs.dtype)
+            means = [_log_mean_exp(logs[:, :, rows] * power) for rows in self._cells(x.shape[2])]
+            pooled = (torch.stack(means, dim=2) / power).exp()[..., None]
         return pooled.to(x.dtype).contiguous()
 
     def _pool(self, x: Tensor) -> Tensor:
         return torch.cat([adaptive_avg_pool2d(x, (rows, 1)) for rows in self.rows], dim=2)
+
+    def _cells(self, height: int) -> list[slice]:
+        """Give the rows of the map that make each stripe, as PyTorch's adaptive pooling does."""
+        return [slice(part * height // rows, -(-(part + 1) * height // rows))
+                for rows in self.rows for part in range(rows)]  # fmt: skip
 
     def extra_repr(self) -> str:
         """Show the settings.
@@ -86,3 +93,9 @@ class PartPool(nn.Module):
             One line for ``repr``.
         """
         return f"rows={self.rows}, {'average' if self.p is None else 'generalised mean'}"
+
+
+def _log_mean_exp(x: Tensor) -> Tensor:
+    """Give the logarithm of the mean exponential of each map."""
+    cells = x.flatten(2)
+    return cells.logsumexp(dim=2) - math.log(cells.shape[2])

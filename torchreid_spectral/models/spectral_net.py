@@ -80,10 +80,11 @@ class SpectralNet(nn.Module):
         Raises:
             RuntimeError: If DataParallel runs it on several GPUs.
         """
-        if self.training and getattr(self, "_is_replica", False):
+        if getattr(self, "_is_replica", False) and (self.training or hasattr(self, "attention")):
             raise RuntimeError(
-                "DataParallel would cut the batch graph into one part a GPU. Start one process "
-                "a GPU: torchrun --nproc_per_node=N tools/main.py ..., or use one GPU."
+                "DataParallel would cut the batch graph into one part a GPU, and leaves attention "
+                "blocks on the first. Start one process a GPU: torchrun --nproc_per_node=N "
+                "tools/main.py ..., or use one GPU."
             )
         result = self._run(images, *args, **kwargs)
         if not self.training:
@@ -129,7 +130,9 @@ class SpectralNet(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let pickle rebuild the class, which it could not find by name."""
-        return _rebuild, (type(self).__bases__[1],), self.__dict__.copy()
+        state = self.__dict__.copy()
+        state.pop("_compiled_call_impl", None)  # runs this model's weights, in copies too
+        return _rebuild, (type(self).__bases__[1],), state
 
 
 def makes_the_feature(model: nn.Module, name: str) -> bool:
@@ -183,12 +186,18 @@ def make_spectral(
         The same object, now a :class:`SpectralNet`.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If an option is out of range, or the backbone was built with another loss.
         TypeError: If the backbone has no linear classifier to replace.
     """  # noqa: DOC502
     chosen = SpectralOptions.of(**options)
     if contract not in ("softmax", "triplet", "spectral"):
         raise ValueError(f"loss must be softmax, triplet or spectral, got {contract!r}.")
+    built = getattr(backbone, "loss", "triplet")
+    if built != "triplet":
+        raise ValueError(
+            f"The backbone must be built with loss='triplet', got one with loss={built!r}: it "
+            "would not give its features in training."
+        )
 
     def head(classifier: nn.Linear) -> SpectralHead:
         dim = classifier.in_features

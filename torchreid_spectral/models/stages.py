@@ -145,7 +145,8 @@ class _Call:
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:  # noqa: ANN401
         result: Tensor = self.block(output)
-        return result
+        # torchreid's backbones may flatten what follows by view
+        return result.contiguous() if output.is_contiguous() else result
 
 
 def find_stages(backbone: nn.Module) -> dict[str, int]:
