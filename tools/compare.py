@@ -31,7 +31,7 @@ from torchreid_spectral.errors import InputError
 
 MAIN = Path(__file__).with_name("main.py")
 # What does not change a result, or is set by the run itself.
-FREE_KEYS = {"use_gpu", "data.root", "data.workers", "data.save_dir", "model.resume",
+FREE_KEYS = {"use_gpu", "data.root", "data.save_dir", "model.resume",
              "train.start_epoch", "train.print_freq", "report.html", "report.baseline",
              "report.ranked_lists"}  # fmt: skip
 

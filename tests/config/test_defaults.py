@@ -121,6 +121,8 @@ def test_missing_file():
         (["loss.name", "spectral"], "got model.name resnet50.*Use model.name spectral_resnet50"),
         (["test.visrank", "True"], "test.visrank draws in tests only"),
         (["test.ranks", "[]"], "test.ranks must be whole numbers"),
+        (["sampler.train_sampler", "RandomIdentitySampler", "train.batch_size", "62",
+          "sampler.num_instances", "8"], "whole identities.*num_instances 8, got 62"),
         (["report.baseline", "log/nowhere"], "log/nowhere holds no weights"),
         (["train.print_freq", "0"], "train.print_freq must be >= 1, got 0"),
         (["sampler.num_instances", "0"], "sampler.num_instances must be >= 1, got 0"),

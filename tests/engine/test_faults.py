@@ -495,6 +495,66 @@ def test_skipped_step_leaves_no_trace(torchreid, place):
     assert not torch.equal(before["conv1.conv.weight"], engine.model.conv1.conv.weight)
 
 
+def test_a_skipped_step_leaves_the_epochs_means_finite(torchreid, place, capsys):
+    from torchreid_spectral.engine.options import TrainingOptions
+
+    engine = build_engine(place)
+    engine.options = TrainingOptions(on_nan="skip")
+    step, count = engine.forward_backward, []
+
+    def second_is_broken(data):
+        count.append(0)
+        return step({**data, "img": data["img"] * float("inf")} if len(count) == 2 else data)
+
+    engine.forward_backward = second_is_broken
+    engine.epoch, engine.max_epoch, engine.writer = 0, 1, None
+    engine.train(print_freq=1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch:")]
+    assert len(lines) >= 3 and engine.guard.skipped == 1
+    assert not any("nan" in line or "inf" in line for line in lines)
+
+
+def test_signals_of_one_moment_are_one_wish(monkeypatch):
+    """A scheduler tells every process of a job, and torchrun passes its own on."""
+    from torchreid_spectral.engine import faults
+
+    now = [100.0]
+    monkeypatch.setattr(faults.time, "monotonic", lambda: now[0])
+    with pytest.raises(KeyboardInterrupt), faults.StopSignals() as stop:
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(signum)
+            now[0] += 1
+        assert stop.received == signal.SIGINT
+        now[0] += 1.5
+        signal.raise_signal(signal.SIGINT)  # somebody who does not want to wait
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_rate_that_is_shown_is_that_of_new_layers(torchreid, place):
+    more = ["spectral.pooling", "gem", "train.staged_lr", "True", "train.lr", "0.01",
+            "train.new_layers", "['classifier']", "train.base_lr_mult", "0.1"]  # fmt: skip
+    engine = build_engine(place, *more)
+    rates = [group["lr"] for group in engine.optimizer.param_groups]
+    assert len(rates) == 3 and rates[-1] == min(rates)
+    assert engine.get_current_lr() == max(rates) == pytest.approx(10 * rates[-1])
+
+
+def test_a_cache_in_ram_is_told_to_be_one_a_process(torchreid, place, monkeypatch, caplog):
+    from torchreid_spectral.config import get_default_config, merge_options
+    from torchreid_spectral.config.data import build_cache
+
+    data = build_engine(place).datamanager
+    cfg = get_default_config()
+    merge_options(cfg, ["data.cache", "ram", "data.height", "64", "data.width", "32"])
+    build_cache(cfg, data)
+    assert "data.cache" not in caplog.text
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    build_cache(cfg, data)
+    assert "held by each of 8 processes" in caplog.text and "data.cache disk" in caplog.text
+
+
 def build_engine(place, *more):
     from torchreid_spectral.config import (
         build,

@@ -289,3 +289,35 @@ def test_an_average_asked_for_later_begins_with_the_weights(torchreid, main, com
     assert main(command(tmp_path, 0, "train.max_epoch", "1", *more)) == 0
     saved = torch.load(tmp_path / "model" / "model.pth.tar-1")["state_dict"]
     assert all(torch.equal(value, saved[name]) for name, value in before.items())
+
+
+def test_a_run_of_several_processes_is_tested_by_one(torchreid, main, command, tmp_path, capsys):
+    """Nor do batch size, workers or optimiser matter to a test."""
+    from torchreid_spectral.engine.checkpoints import CheckpointFolder
+
+    once = ["train.max_epoch", "1", "test.eval_freq", "-1"]
+    assert main(command(tmp_path, 0, *once)) == 0
+    trained = capsys.readouterr().out.splitlines()[-2:]
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    checkpoint = folder.latest()
+    for name in ("rng", "loader"):
+        checkpoint.state[name] = checkpoint.state[name] * 2
+    folder.save(checkpoint, best=False)
+    asked = command(tmp_path, 0, *once, "model.resume", "auto")
+    assert main(asked) == 2
+    assert "Start as many" in capsys.readouterr().err
+    other = ["train.optim", "sgd", "sampler.num_instances", "2", "test.evaluate", "True"]
+    assert main([*asked, *other]) == 0
+    shown = capsys.readouterr().out
+    assert "Testing the weights after 1 epochs" in shown
+    assert shown.splitlines()[-2:] == trained
+
+
+def test_nothing_trained_is_shown_as_before_training(torchreid, main, command, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    html = ["report.html", "True", "test.eval_freq", "-1"]
+    assert main(command(first, 0, *html, "train.max_epoch", "1")) == 0
+    named = str(first / "checkpoints" / "last.safetensors")
+    assert main(command(second, 0, *html, "model.resume", named)) == 0
+    assert list(first.rglob("batch_before.npz"))
+    assert not list(second.rglob("batch_before.npz"))

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["check_config"]
 
+OF_IDENTITIES = ("RandomIdentitySampler", "IdentityOnceSampler")
 SAMPLE_METHODS = ("evenly", "random", "all")
 # What torchreid's build_transforms knows; it passes over any other word.
 TRANSFORMS = (
@@ -171,6 +172,13 @@ def _check_numbers(cfg: CfgNode) -> None:
 
 
 def _check_training(cfg: CfgNode) -> None:
+    identities, rest = divmod(cfg.train.batch_size, cfg.sampler.num_instances)
+    if cfg.sampler.train_sampler in OF_IDENTITIES and (rest or not identities):
+        raise InputError(
+            f"{cfg.sampler.train_sampler} takes whole identities: train.batch_size must be a "
+            f"multiple of sampler.num_instances {cfg.sampler.num_instances}, got "
+            f"{cfg.train.batch_size}."
+        )
     processes = distributed.started_by_torchrun()
     if processes > 1 and not cfg.test.evaluate:
         share, rest = divmod(cfg.train.batch_size, processes)

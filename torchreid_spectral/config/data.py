@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from yacs.config import CfgNode
 from torchreid_spectral import _compat
 from torchreid_spectral.data.cache import ImageCache
 from torchreid_spectral.data.device_transforms import DeviceTransforms
+from torchreid_spectral.engine import distributed
 from torchreid_spectral.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "AUGMENT",
@@ -99,6 +103,13 @@ def build_cache(cfg: CfgNode, datamanager: Any) -> ImageCache | None:  # noqa: A
     found = [item[0] for loader in loaders for item in loader.dataset.data]
     paths = [path for each in found for path in ([each] if isinstance(each, str) else each)]
     folder = Path(cfg.data.root).expanduser() / ".torchreid_spectral_cache"
+    processes = distributed.started_by_torchrun()
+    if cfg.data.cache == "ram" and processes > 1:
+        size = 3 * len(set(paths)) * cfg.data.height * cfg.data.width
+        logger.warning(
+            "data.cache ram is held by each of %d processes: %.1f GB in all on one machine. "
+            "data.cache disk is shared by them.", processes, processes * size / 1e9,
+        )  # fmt: skip
     return ImageCache(
         paths, cfg.data.height, cfg.data.width, folder if cfg.data.cache == "disk" else None
     )

@@ -64,8 +64,9 @@ def _safely(what: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401
 def _watch_batch(cfg: CfgNode, engine: Any, folder: Path) -> None:  # noqa: ANN401
     """Keep a batch's features as they are now, and have them kept early in training."""
     early = max(1, cfg.train.max_epoch // EARLY_SHARE)
-    resumed = bool(cfg.model.resume) and (folder / BEFORE).is_file()
-    if not resumed:
+    epochs = engine.progress.epoch if hasattr(engine, "progress") else 0  # set where it goes on
+    begun = epochs or cfg.train.start_epoch or getattr(engine.train_loader, "position", 0)
+    if not begun:
         (folder / EARLY).unlink(missing_ok=True)
         _safely("the batch before training", lambda: _keep_batch(cfg, engine, folder / BEFORE, 0))
 

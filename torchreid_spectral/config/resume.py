@@ -55,6 +55,11 @@ def resume_own(cfg: CfgNode, engine: Any) -> None:  # noqa: ANN401
     if changed:
         lines = (f"{key} {change}" for key, change in changed.items())
         say(f"The config has changed since the checkpoint: {', '.join(lines)}")
+    if cfg.test.evaluate:
+        engine.take_weights(checkpoint)
+        epochs = checkpoint.state["progress"]["epoch"]
+        say(f"Testing the weights after {epochs} epochs.")
+        return
     engine.resume(checkpoint)
     steps = checkpoint.state["loader"][0]["position"]
     say(f"Resumed in epoch {engine.progress.epoch + 1} after {steps} of its steps.")

@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = ["Interrupted", "NotFinite", "StopSignals"]
 
 logger = logging.getLogger(__name__)
 
+GRACE = 3.0
 _MAX_SKIPPED_IN_A_ROW = 20
 
 
@@ -35,11 +37,13 @@ class Interrupted(RunError):
 class StopSignals:
     """Turns the first SIGTERM or Ctrl-C into a wish that the loop looks at between steps.
 
-    A second one ends the process as if there were no handler.
+    What comes within :data:`GRACE` seconds of it is the same wish: a scheduler may signal all
+    processes of a job, and torchrun pass its own on. One that comes later ends the process as if
+    there were no handler.
     """
 
     def __init__(self) -> None:
-        self.received = 0
+        self.received, self._since = 0, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -57,8 +61,12 @@ class StopSignals:
         self._give_back()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.received = signum
-        self._give_back()
+        now = time.monotonic()
+        if not self.received:
+            self.received, self._since = signum, now
+        elif now - self._since > GRACE:
+            self._give_back()
+            signal.raise_signal(signum)
 
     def _give_back(self) -> None:
         while self._before:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from torchreid_spectral import _compat, _random
 from torchreid_spectral.engine import distributed, scalars
 from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder
 from torchreid_spectral.engine.faults import Interrupted, StopSignals
-from torchreid_spectral.engine.progress import Progress, apply, snapshot
+from torchreid_spectral.engine.progress import Progress, apply, apply_weights, snapshot
 from torchreid_spectral.engine.step import StepMixin
 from torchreid_spectral.errors import InputError
 
@@ -48,6 +49,28 @@ class LoopMixin(StepMixin):
         self._rng = apply(self, checkpoint)
         self.guard.checkpoint = checkpoint.path or self.guard.checkpoint
         self._resumed_meters = dict(checkpoint.state["meters"])
+
+    def take_weights(self, checkpoint: Checkpoint) -> None:
+        """Let the next test be of a checkpoint's weights; how they were trained does not matter.
+
+        Args:
+            checkpoint: Of :class:`~torchreid_spectral.engine.checkpoints.CheckpointFolder`.
+        """
+        self.prepare_step()
+        apply_weights(self, checkpoint)
+
+    def get_current_lr(self, names: Any = None) -> float:  # noqa: ANN401 (torchreid's)
+        """Give the learning rate that is logged: the largest of the parameter groups.
+
+        Args:
+            names: Of a model, or several; the first of all if not given.
+
+        Returns:
+            That of new layers, where others learn more slowly.
+        """
+        engine: Any = self
+        first = engine.get_model_names(names)[0]
+        return max(float(group["lr"]) for group in engine._optims[first].param_groups)
 
     def _fit(self, save_dir: str, start_epoch: int, tests: dict[str, Any], **how: Any) -> None:  # noqa: ANN401
         """Train from where the run stands to the last epoch, with the tests in between."""
@@ -136,7 +159,9 @@ class LoopMixin(StepMixin):
         for data in Bar(loader, title, shown=self.progress_bars):
             engine.batch_idx = loader.position - 1
             waiting.update(time.time() - end)
-            losses.update(self.forward_backward(data))
+            found = self.forward_backward(data)
+            # a step that was passed over must not turn the mean of the epoch into nan
+            losses.update({name: each for name, each in found.items() if math.isfinite(each)})
             seconds.update(time.time() - end)
             if loader.position % print_freq == 0:
                 say(_line(engine, losses, seconds, waiting))

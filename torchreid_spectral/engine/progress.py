@@ -124,12 +124,45 @@ def apply(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
         ) from error
 
 
-def _apply_model(engine: Any, name: str, checkpoint: Checkpoint) -> None:  # noqa: ANN401
-    """Load a model, its optimiser and its schedule."""
+def apply_weights(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
+    """Load the weights of a checkpoint and their average, for a test.
+
+    Args:
+        engine: With the model that the checkpoint is of; of any optimiser, data or number of
+            processes.
+        checkpoint: Of :func:`snapshot`.
+
+    Raises:
+        InputError: If it is of another model.
+    """
+    try:
+        for name in engine._models:
+            _load_weights(engine, name, checkpoint)
+        if engine.average is not None and checkpoint.averaged:
+            _load_average(engine, checkpoint)
+    except (KeyError, RuntimeError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"The checkpoint does not fit this model ({first}). Test it with the model.name and "
+            "the spectral options it was trained with."
+        ) from error
+
+
+def _load_weights(engine: Any, name: str, checkpoint: Checkpoint) -> None:  # noqa: ANN401
     prefix = f"{name}:" if len(engine._models) > 1 else ""
     weights = {key.removeprefix(prefix): value for key, value in checkpoint.weights.items()
                if key.startswith(prefix)}  # fmt: skip
     unwrapped(engine._models[name]).load_state_dict(weights)
+
+
+def _load_average(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
+    engine.average.module.load_state_dict(checkpoint.averaged)
+    engine.average.n_averaged.fill_(checkpoint.state["averages"])
+
+
+def _apply_model(engine: Any, name: str, checkpoint: Checkpoint) -> None:  # noqa: ANN401
+    """Load a model, its optimiser and its schedule."""
+    _load_weights(engine, name, checkpoint)
     parts = checkpoint.state["models"][name]
     if parts["kinds"] != _kinds(engine, name):
         raise InputError(
@@ -175,8 +208,7 @@ def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
     if engine.scaler.is_enabled() and state["scaler"]:
         engine.scaler.load_state_dict(state["scaler"])
     if engine.average is not None and checkpoint.averaged:
-        engine.average.module.load_state_dict(checkpoint.averaged)
-        engine.average.n_averaged.fill_(state["averages"])
+        _load_average(engine, checkpoint)
     elif engine.average is not None:  # asked for only now: it begins with these weights
         trained = unwrapped(next(iter(engine._models.values())))
         engine.average.module.load_state_dict(trained.state_dict())
