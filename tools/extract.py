@@ -143,8 +143,12 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
     rows = getattr(dataset, args.split)
     # Distractors are not one person; training labels count from 0, and all of them are people.
     nobody = set() if args.split == "train" else set(getattr(dataset, "_junk_pids", ()))
-    ids, camids = [-1 if row[1] in nobody else row[1] for row in rows], [row[2] for row in rows]
-    return [str(row[0]) for row in rows], {"ids": ids, "camids": camids}
+    names = getattr(dataset, "identities", {})  # of own data
+    if all(name.isdecimal() for name in names.values()):
+        ids = [-1 if row[1] in nobody else row[1] for row in rows]
+    else:  # numbers that the next person who is added would change
+        ids = [None if row[1] in nobody else names[row[1]] for row in rows]
+    return [str(row[0]) for row in rows], {"ids": ids, "camids": [row[2] for row in rows]}
 
 
 def opened(kind: Any, args: argparse.Namespace) -> Any:

@@ -65,6 +65,10 @@ def test_tool_bakes_normalisation_in(weights, reid, pictures, tmp_path, capsys):
     arguments = [str(weights.parents[1]), "--format", "onnx", "--out", str(out)]
     assert tool([*arguments, "--normalization"]) == 0
     np.testing.assert_allclose(run_onnx(out, pixels), expected, rtol=1e-4, atol=1e-4)
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["torchreid_spectral"])
+    assert about["fingerprint"] == reid.fingerprint and about["normalization_inside"] is True
+    assert (about["height"], about["width"], about["metric"]) == (64, 32, "cosine")
     card = (tmp_path / "model.md").read_text()
     for word in ("spectral_osnet_x0_25", "64 x 32", "Licence", "Not measured", "normalisation in"):
         assert word in card
@@ -72,7 +76,9 @@ def test_tool_bakes_normalisation_in(weights, reid, pictures, tmp_path, capsys):
     script = tmp_path / "model.pt"
     given = [str(weights), "--format", "torchscript", "--out", str(script), "--normalization"]
     assert tool(given) == 0
-    loaded = torch.jit.load(str(script))
+    extra = {"torchreid_spectral": ""}
+    loaded = torch.jit.load(str(script), _extra_files=extra)
+    assert json.loads(extra["torchreid_spectral"]) == about
     for batch in (1, 3):
         found = loaded(pixels.expand(batch, -1, -1, -1)).detach().numpy()
         np.testing.assert_allclose(found[-1:], expected, rtol=1e-4, atol=1e-4)

@@ -158,6 +158,23 @@ def test_a_dataset_is_read_as_the_run_read_it(run_folder, data_root, tmp_path): 
     assert people == [everybody - round(0.9 * everybody), everybody - round(0.5 * everybody)]
 
 
+def test_people_keep_their_names(weights, tmp_path, capsys):  # noqa: F811
+    for name in ("query/anna/1_a.jpg", "gallery/anna/2_a.jpg", "gallery/ben/2_a.jpg",
+                 "train/cleo/1_a.jpg", "gallery/0000_c2s1_000001_00.jpg"):
+        path = tmp_path / "own" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        Image.new("RGB", (8, 16)).save(path)  # fmt: skip
+    for split, expected in (("gallery", [None, "anna", "ben"]), ("train", ["cleo"])):
+        out = tmp_path / split
+        given = ["--dataset", "folder", "--root", str(tmp_path / "own"), "--split", split]
+        assert extract.main([str(weights), *given, "--out", str(out)]) == 0
+        ids = json.loads((out / "features-00000.json").read_text())["ids"]
+        assert sorted(ids, key=str) == sorted(expected, key=str)
+    query = str(tmp_path / "own" / "query" / "anna" / "1_a.jpg")
+    assert search.main([str(weights), str(tmp_path / "gallery"), query]) == 0
+    assert "id anna" in capsys.readouterr().out
+
+
 def test_queries_of_one_command_may_be_alone(weights, pictures, tmp_path, capsys):  # noqa: F811
     rows = [row[0] for row in pictures]
     for path in rows[:12]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchreid_spectral import _compat
 from torchreid_spectral.data.folder import Item, natural, scan
@@ -66,6 +66,9 @@ class Folder:
         mode: ``train``, ``query`` or ``gallery``.
         **kwargs: What torchreid hands to every dataset.
 
+    Attributes:
+        identities: Number of an item to its identity as the data names it.
+
     Raises:
         InputError: If there is nothing to train on or to ask for, and why.
     """  # noqa: DOC502
@@ -101,8 +104,11 @@ class Folder:
         _check_files(items, place)
         if mode != "train":
             _check_queries(items, place)
-        parts, junk = _numbered(items, found.distractors, _active.one_camera)
-        self._junk_pids = [junk] if found.distractors else []
+        numbered = _numbered(items, found.distractors, _active.one_camera)
+        parts = numbered.parts
+        self._junk_pids = [numbered.pids[found.distractors]] if found.distractors else []
+        numbers = numbered.labels if mode == "train" else numbered.pids
+        self.identities = {number: word for word, number in numbers.items()}
         if not parts[0] and mode == "train":
             raise InputError(
                 f"{place} has no training images, only {_describe(items)}. Use it as a target "
@@ -113,6 +119,17 @@ class Folder:
         # torchreid looks at the first of each; what a mode does not use may be a stand-in
         parts = [part or parts[0] or parts[2] for part in parts]
         super().__init__(*parts, mode=mode, **kwargs)  # type: ignore[call-arg]
+
+
+class _Numbered(NamedTuple):
+    """Own data as torchreid wants it: with numbers."""
+
+    parts: list[list[Any]]
+    """Train, query and gallery."""
+    labels: dict[str, int]
+    """Identity to its label in training."""
+    pids: dict[str, int]
+    """Identity to its number in query and gallery."""
 
 
 class FolderDataset(Folder, _compat.load().data.ImageDataset):  # type: ignore[misc]
@@ -179,10 +196,8 @@ def _check_combined(parts: Sequence[Sequence[Any]], place: Path) -> None:
         )
 
 
-def _numbered(
-    items: Sequence[Item], distractors: str, one_camera: bool
-) -> tuple[list[list[Any]], int | None]:
-    """Give train, query and gallery with numbers as torchreid wants them, and who is nobody."""
+def _numbered(items: Sequence[Item], distractors: str, one_camera: bool) -> _Numbered:
+    """Number identities and cameras."""
     cameras = {c: n for n, c in enumerate(sorted({i.camid for i in items}, key=natural))}
     words = sorted({i.pid for i in items}, key=natural)
     numeric = all(word.isdecimal() and int(word) < 2**63 for word in words)
@@ -202,4 +217,4 @@ def _numbered(
         if i.split == "query"
     ]
     gallery = [(i.path, pids[i.pid], cameras[i.camid]) for i in items if i.split == "gallery"]
-    return [train, query, gallery], pids.get(distractors)
+    return _Numbered([train, query, gallery], labels, pids)

@@ -16,11 +16,14 @@ from torchreid_spectral import _compat
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.errors import InputError, UnknownNameError, require_extra
 from torchreid_spectral.inference.network import FeatureNetwork
-from torchreid_spectral.inference.weights import Settings
+from torchreid_spectral.inference.weights import Settings, fingerprint
 
 __all__ = ["FORMATS", "export", "model_card", "onnx_difference"]
 
 OPSET = 18
+NAMED = "torchreid_spectral"
+"""Under this name ONNX's metadata and TorchScript's extra files hold, as JSON, the settings,
+whether the normalisation is inside, and the fingerprint that galleries of the weights carry."""
 # pool with a kernel as large as the map, or (the last) fix the batch size
 NOT_TRACED = {"HACNN", "NASNetAMobile", "PCB", "ShuffleNet", "ShuffleNetV2"}
 TOLERANCE = 1e-4  # of ONNX Runtime against PyTorch, relative to the largest feature
@@ -66,10 +69,15 @@ def export(
     if any(parameter.is_cuda for parameter in model.parameters()):
         model = copy.deepcopy(model).cpu()
         _compat.place_constants(model, use_gpu=False)
+    about = {NAMED: json.dumps({
+        **{name: value for name, value in vars(settings).items() if name != "options"},
+        "normalization_inside": normalization,
+        "fingerprint": fingerprint(model, settings),
+    })}  # fmt: skip
     network = FeatureNetwork(model, *pixels, flip=settings.flip, unit=settings.normalize).eval()
     # two images: a batch of one would be taken for a constant
     example = torch.rand(2, 3, settings.height, settings.width)
-    write_whole(path, lambda temporary: FORMATS[form](network, example, temporary))
+    write_whole(path, lambda temporary: FORMATS[form](network, example, temporary, about))
     return path
 
 
@@ -150,7 +158,9 @@ def onnx_difference(path: str | Path, network: nn.Module, images: Tensor) -> tup
     return float((found - expected).abs().max()), float(expected.abs().max())
 
 
-def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
+def _write_onnx(
+    network: nn.Module, example: Tensor, path: Path, about: Mapping[str, str]
+) -> None:
     """Write with the exporter that traces, or, where it cannot, with the newer one.
 
     The first takes a tenth of the time, but cannot write some backbones with a batch of any size
@@ -160,7 +170,7 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
         InputError: If neither can.
     """
     require_extra("onnxruntime", "export", "Export to ONNX")
-    require_extra("onnx", "export", "Export to ONNX")
+    onnx = require_extra("onnx", "export", "Export to ONNX")
     untraceable = NOT_TRACED & {kind.__name__ for kind in type(network.model).__mro__}
     for newer in (True,) if untraceable else (False, True):
         if newer:
@@ -172,6 +182,9 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
             reason = f"{type(error).__name__}: {str(error)[:200]}"
             continue
         if difference <= TOLERANCE:
+            written = onnx.load(str(path))
+            onnx.helper.set_model_props(written, dict(about))
+            onnx.save(written, str(path))
             return
         reason = f"ONNX Runtime differs from PyTorch by {difference:.1e}"
     raise InputError(f"The model cannot be exported to ONNX: {reason}. Try torchscript.")
@@ -207,11 +220,13 @@ def _worst_difference(network: nn.Module, example: Tensor, path: Path) -> float:
     return max(difference / max(largest, 1e-12) for difference, largest in found)
 
 
-def _write_torchscript(network: nn.Module, example: Tensor, path: Path) -> None:
+def _write_torchscript(
+    network: nn.Module, example: Tensor, path: Path, about: Mapping[str, str]
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
-        traced.save(str(path))
+        traced.save(str(path), _extra_files=dict(about))
         loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     for images in (example[:1], torch.cat([example, 1 - example[:1]])):
         reason = _differs(network, loaded, images)
