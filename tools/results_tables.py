@@ -14,6 +14,7 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: steps losses_time -->                       time of a step of each loss
     <!-- table: suite market1501_small NAME [DATASET] -->   benchmarks/market1501.py, mean ± std
     <!-- table: brief market1501_small NAME -->             the same: mAP / rank-1, few columns
+    <!-- table: gains market1501_stage NAME -->            its pairs without and with the walk
     <!-- table: walkers market1501_small NAME -->           its escape and Ncut over training
     <!-- table: cost market1501_cost -->                    benchmarks/market1501_cost.py
     <!-- table: defaults rerank_defaults -->                benchmarks/rerank_defaults.py
@@ -92,7 +93,7 @@ def circumstances(figures: Figures) -> str:
 
 LAYOUTS = {
     tables_rerank: ("rerank", "rates", "costs", "online", "growth", "defaults"),
-    tables_training: ("comparison", "pairs", "suite", "brief", "walkers", "cost", "steps",
+    tables_training: ("comparison", "pairs", "suite", "brief", "gains", "walkers", "cost", "steps",
                       "training", "onnx"),
 }  # fmt: skip
 KINDS: dict[str, Callable[..., list[str]]] = {

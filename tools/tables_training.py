@@ -72,6 +72,31 @@ def suite(figures: Figures, name: str, dataset: str = "market1501") -> list[str]
     return lines
 
 
+def gains(figures: Figures, name: str, dataset: str = "market1501") -> list[str]:
+    """Lay out the pairs of a suite without and with the walk: mAP and its paired difference."""
+    twins = {"baseline": "spectral"}
+    lines: list[str] = []
+    for variant in figures["suites"][name]:
+        twin = twins.get(variant, variant.replace("_baseline", "_walk"))
+        before, after = seeds_of(figures, variant), seeds_of(figures, twin)
+        both = sorted(before.keys() & after.keys())
+        if twin == variant or not both:
+            continue
+        views = before[both[0]]["metrics"][dataset]
+        if not lines:
+            heads = [f"{view}: without | with | difference ± standard error" for view in views]
+            lines = [f"| | {' | '.join(heads)} | seeds |", "|---" * (2 + 3 * len(views)) + "|"]
+        cells = []
+        for view in views:
+            found = [{seed: rows[seed]["metrics"][dataset][view]["mAP"] for seed in both}
+                     for rows in (before, after)]  # fmt: skip
+            cells += [mean(Spread.of([*each.values()])) for each in found]
+            cells.append(mean(paired_difference(*found), "+", error=True))
+        title = variant.removesuffix("_baseline")
+        lines.append(f"| `{title}` | {' | '.join(cells)} | {len(both)} |")
+    return lines
+
+
 def brief(figures: Figures, name: str, dataset: str = "market1501") -> list[str]:
     """Lay out a suite of benchmarks/market1501.py with a column a view: mAP / rank-1."""
     lines = []

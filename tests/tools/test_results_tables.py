@@ -82,3 +82,22 @@ def test_tables_are_written_between_their_comments(tables, drawn, capsys):
     assert "| ours / theirs | 2 |" in text
     assert text.count("Commit abc, torch 2.0, Linux, 2 threads") == 3
     assert tables.main(["--check"]) == 0
+
+
+def test_pairs_of_a_suite(tables):
+    """A pair a line, over the seeds that both have."""
+
+    def row(seed, figure):
+        return {"seed": seed, "metrics": {"market1501": {"none": {"mAP": figure}}}}
+
+    figures = {
+        "suites": {"some": ["baseline", "spectral", "a_baseline", "a_walk", "alone_baseline"]},
+        "rows": {"baseline/seed_1": row(1, 0.4), "spectral/seed_1": row(1, 0.5),
+                 "a_baseline/seed_1": row(1, 0.3), "a_walk/seed_1": row(1, 0.32),
+                 "a_baseline/seed_2": row(2, 0.4), "a_walk/seed_2": row(2, 0.44),
+                 "a_walk/seed_3": row(3, 0.9), "alone_baseline/seed_1": row(1, 0.1)},
+    }  # fmt: skip
+    head, _, *lines = tables.KINDS["gains"](figures, "some")
+    assert head == "| | none: without | with | difference ± standard error | seeds |"
+    assert lines == ["| `baseline` | 40.00 | 50.00 | +10.00 | 1 |",
+                     "| `a` | 35.00 ± 7.07 | 38.00 ± 8.49 | +3.00 ± 1.00 | 2 |"]  # fmt: skip
