@@ -69,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
             f"--batch-size and --num-instances must be >= 1, got {args.batch_size} and "
             f"{args.num_instances}."
         )
+    found = scan(args.root, args.type)
     report = check(
-        scan(args.root, args.type),
+        found,
         batch_size=args.batch_size,
         num_instances=args.num_instances,
         one_camera=args.one_camera,
@@ -90,21 +91,23 @@ def run(args: argparse.Namespace) -> int:
         print("No split was written: there is no proposal, as splits are given or none fits.",
               file=sys.stderr)  # fmt: skip
     elif args.write_split:
-        write_split(args.write_split, report, args.type)
+        write_split(args.write_split, report, args.type, found.distractors)
     return report.exit_code
 
 
-def write_split(path: Path, report: Any, kind: str) -> None:
+def write_split(path: Path, report: Any, kind: str, distractors: str) -> None:
     """Write the proposal as a CSV that ``folder.path`` takes."""
     from torchreid_spectral._files import write_whole
+    from torchreid_spectral.data.folder import NOBODY
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["path", "pid", "camid", "split", "tracklet"][: 4 + (kind == "video")])
             for number, item in enumerate(report.proposal):
+                person = NOBODY if distractors and item.pid == distractors else item.pid
                 for name in item.files:
-                    row = [_seen_from(path, name), item.pid, item.camid, item.split]
+                    row = [_seen_from(path, name), person, item.camid, item.split]
                     rows.writerow([*row, number] if kind == "video" else row)
 
     try:

@@ -130,6 +130,7 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
     from torchreid_spectral.data.catalog import check_available
+    from torchreid_spectral.data.folder_datasets import numeric
 
     ts.register()
     known = _compat.dataset_tables()["image"]
@@ -143,10 +144,10 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
     rows = getattr(dataset, args.split)
     # Distractors are not one person; training labels count from 0, and all of them are people.
     nobody = set() if args.split == "train" else set(getattr(dataset, "_junk_pids", ()))
-    names = getattr(dataset, "identities", {})  # of own data
-    if all(name.isdecimal() for name in names.values()):
-        ids = [-1 if row[1] in nobody else row[1] for row in rows]
-    else:  # numbers that the next person who is added would change
+    names = getattr(dataset, "identities", {row[1]: str(row[1]) for row in rows})  # of own data
+    if numeric(names.values()):
+        ids = [-1 if row[1] in nobody else int(names[row[1]]) for row in rows]
+    else:  # whose numbers the next person who is added would change
         ids = [None if row[1] in nobody else names[row[1]] for row in rows]
     return [str(row[0]) for row in rows], {"ids": ids, "camids": [row[2] for row in rows]}
 

@@ -123,7 +123,6 @@ def test_missing_file():
         (["test.ranks", "[]"], "test.ranks must be whole numbers"),
         (["sampler.train_sampler", "RandomIdentitySampler", "train.batch_size", "62",
           "sampler.num_instances", "8"], "whole identities.*num_instances 8, got 62"),
-        (["report.baseline", "log/nowhere"], "log/nowhere holds no weights"),
         (["train.print_freq", "0"], "train.print_freq must be >= 1, got 0"),
         (["sampler.num_instances", "0"], "sampler.num_instances must be >= 1, got 0"),
         (["train.seed", "-1"], "train.seed must be >= 0, got -1"),
@@ -135,6 +134,20 @@ def test_check_config(torchreid, options, message):
     merge_options(cfg, options)
     with pytest.raises(InputError, match=message):
         check_config(cfg)
+
+
+def test_a_missing_baseline_is_told_and_waited_for(torchreid, caplog):
+    cfg = get_default_config()
+    merge_options(cfg, ["report.baseline", "log/nowhere"])
+    check_config(cfg)
+    assert "report.baseline is not there yet: log/nowhere holds no weights" in caplog.text
+
+
+def test_what_is_only_tested_may_have_been_trained_anyhow(torchreid):
+    cfg = get_default_config()
+    merge_options(cfg, ["sampler.train_sampler", "RandomIdentitySampler", "train.batch_size", "62",
+                        "sampler.num_instances", "8", "test.evaluate", "True"])  # fmt: skip
+    check_config(cfg)
 
 
 def test_reranker_gets_the_options_it_has(torchreid):

@@ -18,12 +18,13 @@ from torchreid_spectral.data.folder_datasets import (
     FolderOptions,
     FolderVideoDataset,
     folder_defaults,
+    numeric,
 )
 from torchreid_spectral.data.splits import propose_split, unmatched
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec, generate_video
 from torchreid_spectral.errors import InputError
 
-from ..tools.test_main import main
+from ..tools.test_main import load_tool, main
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 SPLITS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
@@ -125,15 +126,33 @@ def test_people_counted_from_zero_are_people(tmp_path, split):
     assert len({row[1] for row in dataset.train}) == (2 if split == "train" else 1)
 
 
-@pytest.mark.parametrize(("split", "found"), [("query", ""), ("gallery", "0")])
-def test_tables_have_distractors_where_they_say_the_split(tmp_path, split, found):
-    rows = [("train", 1, 1), ("query", 2, 1), ("gallery", 2, 2), (split, 0, 1)]
-    text = [f"{number}.jpg,{pid},{camid},{part}" for number, (part, pid, camid) in enumerate(rows)]
+@pytest.mark.parametrize(
+    ("split", "pid", "found"),
+    [("query", "0000", ""), ("gallery", "0000", "0000"), ("gallery", "0", "")],
+)
+def test_tables_have_distractors_where_they_say_the_split(tmp_path, split, pid, found):
+    rows = [("train", 1, 1), ("query", 2, 1), ("gallery", 2, 2), (split, pid, 1)]
+    text = [f"{number}.jpg,{who},{camid},{part}" for number, (part, who, camid) in enumerate(rows)]
     (tmp_path / "own.csv").write_text("\n".join(["path,pid,camid,split", *text]))
     assert scan(tmp_path).distractors == found
     text = [line.rpartition(",")[0] for line in text]  # without: 0 may be the first person
     (tmp_path / "own.csv").write_text("\n".join(["path,pid,camid", *text]))
     assert scan(tmp_path).distractors == ""
+
+
+def test_distractors_stay_nobody_in_a_written_split(data_root, tmp_path, capsys):
+    root = make_names(data_root, tmp_path / "own")
+    shutil.copy(next(root.iterdir()), root / "0000_c1s1_000001_00.jpg")
+    assert scan(root).distractors == "0"
+    given = [str(root), "--write-split", str(tmp_path / "s.csv"), "--no-read", "--batch-size", "8"]
+    assert load_tool("check_data").main(given) == 0
+    assert scan(tmp_path / "s.csv").distractors == "0000"
+
+
+def test_people_of_one_number_keep_their_names():
+    assert numeric(["1", "002", "30"]) and numeric([])
+    for words in (["1", "01"], ["1", "anna"], [str(2**63)]):
+        assert not numeric(words)
 
 
 def test_splits_one_folder_below_are_not_mixed(data_root):
@@ -142,8 +161,9 @@ def test_splits_one_folder_below_are_not_mixed(data_root):
 
 
 def test_folders_that_hide_or_cannot_be_listed(tmp_path, monkeypatch):
-    for name in ("0001/c1_a.jpg", ".Trash-1000/c1_b.jpg", "0002/c1_c.jpg"):
-        (tmp_path / name).parent.mkdir()
+    for name in ("0001/c1_a.jpg", ".Trash-1000/query/c1_b.jpg", ".Trash-1000/train/c1_b.jpg",
+                 "0002/c1_c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     scandir = os.scandir
 

@@ -1,6 +1,7 @@
 """Tests of torchreid_spectral.inference.export and tools/export.py."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,23 +154,36 @@ def test_a_card_shows_figures_of_the_last_weights_only(tmp_path):
     from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
 
     folder = CheckpointFolder(tmp_path / "checkpoints")
-    folder.save(Checkpoint({"a": torch.zeros(2)}, {}, {}), best=True)
+    state = {"progress": {"epoch": 9}, "loader": [{"position": 0}]}
+    folder.save(Checkpoint({"a": torch.zeros(2)}, {}, state), best=True)
     last, of = folder.folder / "last.safetensors", load_tool("export").metrics_of
     figures = {"demo": {"none": {"mAP": 0.5}}}
 
-    def shown(weights=last, flip=False, load_weights="", **test):
-        config = {"model": {"name": "osnet_x0_25", "load_weights": str(load_weights)},
+    def shown(weights=last, flip=False, load_weights="", resume="", ema=0.0, epochs=9,
+              **test):  # fmt: skip
+        model = {"name": "osnet_x0_25", "load_weights": str(load_weights), "resume": str(resume)}
+        config = {"model": model, "train": {"ema_decay": ema},
                   "test": {"dist_metric": "cosine", **test}}  # fmt: skip
-        (tmp_path / "metrics.json").write_text(json.dumps({"metrics": figures, "config": config}))
+        content = {"metrics": figures, "config": config, "epochs": epochs}
+        (tmp_path / "metrics.json").write_text(json.dumps(content))
         return of(weights, Settings("osnet_x0_25", flip=flip))
 
-    assert shown() == figures
+    assert shown() == figures and shown(epochs=6) == {}  # it has gone on since
     assert shown(folder.folder / "best.safetensors") == {}
     assert shown(flip=True) == shown(whitening="zca") == {}
     others = tmp_path / "others.pth"
     assert shown(evaluate=True, load_weights=last) == figures
     assert shown(evaluate=True, load_weights=others) == {}
     assert shown(load_weights=others) == figures  # what the training began with
+    assert shown(evaluate=True) == {}  # of the weights of ImageNet, or of none
+    for resume in ("auto", last, folder.folder / "last.state.pt"):
+        assert shown(evaluate=True, resume=resume) == figures
+    assert shown(evaluate=True, resume=folder.folder / "best.safetensors") == {}
+    folder.save(Checkpoint({"a": torch.zeros(2)}, {"a": torch.ones(2)}, state), best=False)
+    averaged = folder.folder / "last.ema.safetensors"
+    for resume in ("auto", last):
+        assert shown(averaged, evaluate=True, resume=resume, ema=0.9) == figures
+        assert shown(averaged, evaluate=True, resume=resume) == {}
 
 
 def test_safetensors_hold_the_settings_they_were_exported_with(weights, tmp_path):
@@ -178,4 +192,22 @@ def test_safetensors_hold_the_settings_they_were_exported_with(weights, tmp_path
     export(model, settings, out, form="safetensors", config=read_config(weights))
     assert open_model(out)[1] == settings
     export(model, settings, out, form="safetensors")
-    assert open_model(out)[1].height == 96
+    assert open_model(out)[1] == settings
+    with pytest.raises(InputError, match="no distance euclidean"):
+        export(model, replace(settings, metric="euclidean"), out, form="safetensors")
+
+
+@pytest.mark.parametrize("options", [{}, {"last_stride": 2, "pooling": "gem", "stripes": 2}])
+def test_options_given_by_hand_are_kept_in_safetensors(torchreid, tmp_path, options):
+    import torchreid_spectral as ts
+
+    torch.manual_seed(0)
+    path, out = tmp_path / "foreign.pth", tmp_path / "model.safetensors"
+    torch.save(ts.build_model("spectral_resnet18", 3, pretrained=False, **options).state_dict(),
+               path)  # fmt: skip
+    given = {"model_name": "spectral_resnet18", "height": 64, "width": 32, "options": options}
+    model, settings = open_model(path, **given)
+    export(model, settings, out, form="safetensors")
+    images = torch.rand(2, 3, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(open_model(out)[0](images), model(images))

@@ -291,6 +291,8 @@ def test_one_camera_alone_says_nothing():
     ids = np.arange(20) % 5
     expected = calibrate(features, ids, false_match_rate=0.1)
     assert calibrate(features, ids, [3] * 20, false_match_rate=0.1) == expected
+    some = calibrate(features, ids, [None, 1, 2, "3"] * 5, false_match_rate=0.1)
+    assert some.different_pairs < expected.different_pairs
 
 
 def test_ties_pass_together_or_not_at_all():

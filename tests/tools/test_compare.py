@@ -100,6 +100,10 @@ def test_unfinished_run_is_not_taken(tmp_path):
     for ended in ({"epochs": 48}, {"stopped_early": True}):
         (tmp_path / "metrics.json").write_text(json.dumps(content | ended))
         assert compare.finished(tmp_path, config)
+    nested["data"]["workers"] += 1  # each worker draws for itself
+    (tmp_path / "metrics.json").write_text(json.dumps(content | ended))
+    with pytest.raises(compare.InputError, match=r"another config.*data\.workers"):
+        compare.finished(tmp_path, config)
 
 
 def test_run_of_earlier_key_names_is_taken(tmp_path):

@@ -136,7 +136,7 @@ def test_nobody_is_in_no_training_set(weights, tmp_path, capsys, split):  # noqa
     given = ["--dataset", "folder", "--root", str(tmp_path / "own"), "--split", split]
     assert extract.main([str(weights), *given, "--out", str(out)]) == 0
     ids = json.loads((out / "features-00000.json").read_text())["ids"]
-    assert ids == ([0] if split == "train" else [-1, 2])
+    assert ids == ([1] if split == "train" else [-1, 2])
 
 
 def test_a_dataset_is_read_as_the_run_read_it(run_folder, data_root, tmp_path):  # noqa: F811

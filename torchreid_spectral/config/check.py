@@ -63,8 +63,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_test(cfg)
     _check_numbers(cfg)
     _check_training(cfg)
-    if cfg.report.html and cfg.report.baseline:
-        latest_weights(Path(cfg.report.baseline).expanduser())
+    _tell_baseline(cfg)
 
 
 def _check_names(cfg: CfgNode) -> None:
@@ -173,7 +172,8 @@ def _check_numbers(cfg: CfgNode) -> None:
 
 def _check_training(cfg: CfgNode) -> None:
     identities, rest = divmod(cfg.train.batch_size, cfg.sampler.num_instances)
-    if cfg.sampler.train_sampler in OF_IDENTITIES and (rest or not identities):
+    whole = cfg.test.evaluate or cfg.sampler.train_sampler not in OF_IDENTITIES
+    if not whole and (rest or not identities):
         raise InputError(
             f"{cfg.sampler.train_sampler} takes whole identities: train.batch_size must be a "
             f"multiple of sampler.num_instances {cfg.sampler.num_instances}, got "
@@ -209,3 +209,13 @@ def _check_training(cfg: CfgNode) -> None:
             "train.patience counts the tests during training: set test.eval_freq too, got "
             f"{cfg.test.eval_freq}."
         )
+
+
+def _tell_baseline(cfg: CfgNode) -> None:
+    """Say early where a report could not draw its baseline; it may be trained in the meantime."""
+    if not (cfg.report.html and cfg.report.baseline) or distributed.rank():
+        return
+    try:
+        latest_weights(Path(cfg.report.baseline).expanduser())
+    except InputError as error:
+        logger.warning("report.baseline is not there yet: %s", error)

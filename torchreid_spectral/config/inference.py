@@ -11,10 +11,14 @@ from torchreid_spectral import registry
 from torchreid_spectral.config.build import model_options
 from torchreid_spectral.config.merging import merged_config
 from torchreid_spectral.engine.base import METRIC_NAMES
+from torchreid_spectral.errors import InputError
 
 __all__ = ["config_with", "inference_settings"]
 
 logger = logging.getLogger(__name__)
+
+_GROUPS = {"attention": "model", "pooling_method": "video", "frame_temperature": "video"}
+"""Where a config has options of spectral models that are not in its group ``spectral``."""
 
 
 def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,14 +56,21 @@ def config_with(config: Mapping[str, Any] | None, settings: Mapping[str, Any]) -
 
     Args:
         config: Of the run as plain data, if known.
-        settings: Fields of :class:`~torchreid_spectral.inference.Settings`; its ``options`` stay
-            as the config has them.
+        settings: Fields of :class:`~torchreid_spectral.inference.Settings`.
 
     Returns:
         A config of its own.
+
+    Raises:
+        InputError: If a config has no word for the distance.
     """
     found = copy.deepcopy(dict(config or {}))
     distances = {name: key for key, name in METRIC_NAMES.items()}
+    if settings["metric"] not in distances:
+        raise InputError(
+            f"A config has no distance {settings['metric']}: open the weights with metric "
+            f"{' or '.join(distances)}. The squared one orders alike."
+        )
     for group, values in {
         "model": {"name": settings["model_name"]},
         "data": {
@@ -75,4 +86,8 @@ def config_with(config: Mapping[str, Any] | None, settings: Mapping[str, Any]) -
         },
     }.items():
         found[group] = {**found.get(group, {}), **values}
+    for name, value in settings["options"].items():
+        group = _GROUPS.get(name, "spectral")
+        given = list(value) if isinstance(value, tuple) else value
+        found[group] = {**found.get(group, {}), name: 0 if given is None else given}
     return found

@@ -30,7 +30,7 @@ from typing import NamedTuple
 from torchreid_spectral._files import walk
 from torchreid_spectral.errors import InputError
 
-__all__ = ["SPLITS", "Item", "Scan", "natural", "scan"]
+__all__ = ["NOBODY", "SPLITS", "Item", "Scan", "natural", "scan"]
 
 SPLITS = ("train", "query", "gallery")
 _SPLIT_OF = {
@@ -43,6 +43,7 @@ _SPLIT_OF = {
     "bounding_box_test": "gallery",
     "bbox_test": "gallery",
 }
+NOBODY = "0000"
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _MARKET = re.compile(r"(-?\d+)_c(\d+)(s\d+_\d+)?")
 _MARS = re.compile(r"(\d{4}|00-1)C(\d+)T(\d+)F(\d+)")
@@ -77,8 +78,9 @@ class Scan:
         items: Sorted by split, identity, camera and path.
         ignored: Files whose names say neither identity nor camera, rows and tracklets that are
             broken, and what lies beside the folders of the splits.
-        distractors: Identity of Market-1501's distractors, 0000 in the gallery; they are nobody.
-            Empty where there are none, or where 0000 is trained on or asked for.
+        distractors: Identity of Market-1501's distractors, 0000 in the gallery, in file names or
+            in a table with splits; they are nobody. Empty where there are none, or where 0000 is
+            trained on or asked for.
     """
 
     root: Path
@@ -161,7 +163,8 @@ def _is_picture(path: Path) -> bool:
 
 
 def _read_folder(root: Path, found: Scan) -> None:
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = sorted(path for path in root.iterdir()
+                     if path.is_dir() and not path.name.startswith("."))  # fmt: skip
     parts = {p: _SPLIT_OF[p.name.lower()] for p in folders if p.name.lower() in _SPLIT_OF}
     if parts:
         others = [path for path in folders if path not in parts and next(_pictures(path), None)]
@@ -240,9 +243,8 @@ def _read_table(table: Path, found: Scan) -> None:
             )
         rows.fieldnames = columns
         _collect(_rows(rows, table, found), found)
-    nobody = {item.pid for item in found.items if not item.pid.strip("0")}
-    if len(nobody) == 1 and all(item.split for item in found.items if item.pid in nobody):
-        found.distractors = nobody.pop()
+    if found.has_split and any(item.pid == NOBODY for item in found.items):
+        found.distractors = NOBODY
 
 
 def _rows(rows: Iterable[dict[str, str]], table: Path, found: Scan) -> Iterator[tuple[str, Item]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,14 @@ from torchreid_spectral.data.folder import Item, natural, scan
 from torchreid_spectral.data.splits import REASONS, camera_advice, propose_split, unmatched
 from torchreid_spectral.errors import InputError
 
-__all__ = ["Folder", "FolderDataset", "FolderOptions", "FolderVideoDataset", "folder_defaults"]
+__all__ = [
+    "Folder",
+    "FolderDataset",
+    "FolderOptions",
+    "FolderVideoDataset",
+    "folder_defaults",
+    "numeric",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -196,13 +203,25 @@ def _check_combined(parts: Sequence[Sequence[Any]], place: Path) -> None:
         )
 
 
+def numeric(words: Collection[str]) -> bool:
+    """Say whether names of people are numbers, each of one person.
+
+    Args:
+        words: The names.
+
+    Returns:
+        Whether they are: no two of equal value, none beyond 64 bits.
+    """
+    numbers = {int(word) for word in words if word.isdecimal() and int(word) < 2**63}
+    return len(numbers) == len(words)
+
+
 def _numbered(items: Sequence[Item], distractors: str, one_camera: bool) -> _Numbered:
     """Number identities and cameras."""
     cameras = {c: n for n, c in enumerate(sorted({i.camid for i in items}, key=natural))}
     words = sorted({i.pid for i in items}, key=natural)
-    numeric = all(word.isdecimal() and int(word) < 2**63 for word in words)
-    numeric = numeric and len({*map(int, words)}) == len(words)
-    pids = {word: int(word) if numeric else n for n, word in enumerate(words, start=1)}
+    numbers = numeric(words)
+    pids = {word: int(word) if numbers else n for n, word in enumerate(words, start=1)}
     people = {i.pid for i in items if i.split == "train" and i.pid != distractors}
     labels = {pid: label for label, pid in enumerate(sorted(people, key=natural))}
     own = len(cameras) if one_camera else None  # of queries alone, so that all matches count

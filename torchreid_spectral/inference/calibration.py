@@ -170,7 +170,7 @@ def pair_distances(
         )
     people = np.unique(np.asarray(ids), return_inverse=True)[1]
     cameras = None if camids is None else np.asarray(camids)
-    if cameras is not None and len(np.unique(cameras)) == 1:
+    if cameras is not None and len({str(camera) for camera in cameras}) == 1:
         cameras = None
     tensor, same, different = torch.as_tensor(features), [], []
     for row in range(len(features) - 1):
