@@ -11,6 +11,26 @@ from torch import Tensor
 
 __all__ = ["at_least_float32", "full_precision"]
 
+_VECTORISED = ("sqrt", "exp", "log", "log2", "log10", "log1p", "expm1", "sin", "cos", "tan",
+               "tanh", "asin", "acos", "atan", "erf", "erfc", "erfinv", "trunc")  # fmt: skip
+
+
+def _call_vectorised_once() -> None:
+    """Call once, on one element, each function that PyTorch leaves to oneMKL's vector library.
+
+    Some of its versions choose a function's kernel in the first call and give a less exact one to
+    a second thread that makes it at the same moment (PyTorch's issue 188792): Adam's first root,
+    and with it a whole training, then differed in one process of four. One element stays in one
+    thread.
+    """
+    for dtype in (torch.float32, torch.float64):
+        one = torch.ones(1, dtype=dtype)
+        for name in _VECTORISED:
+            getattr(torch, name)(one)
+
+
+_call_vectorised_once()
+
 _products: Any = torch.backends.cuda.matmul
 # PyTorch 2.9 named the setting anew, and mixing both names is an error there.
 _SETTING, _EXACT = ("fp32_precision", "ieee") if hasattr(_products, "fp32_precision") else (
