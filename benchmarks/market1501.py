@@ -248,8 +248,12 @@ def plot_map(rows: dict[str, Any], suites: Sequence[str], path: Path) -> None:
 
     from torchreid_spectral.report.figures import COLOURS, MARKERS
 
-    figure = Figure(figsize=(5 * len(suites), 4), layout="constrained")
-    for axes, suite in zip(figure.subplots(1, len(suites), squeeze=False)[0], suites):
+    columns, lines = min(3, len(suites)), -(-len(suites) // 3)
+    figure = Figure(figsize=(5 * columns, 4 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for empty in panels[len(suites) :]:
+        empty.set_visible(False)
+    for axes, suite in zip(panels, suites):
         found: dict[str, list[Any]] = {variant: [] for variant in SUITES[suite]}
         for key, row in rows.items():
             if (variant := key.partition("/")[0]) in found:
@@ -265,7 +269,7 @@ def plot_map(rows: dict[str, Any], suites: Sequence[str], path: Path) -> None:
         axes.set(title=suite, ylabel="mAP, %")
         axes.grid(axis="y", alpha=0.3)
     marks = axes.get_legend_handles_labels()
-    figure.legend(*marks, loc="outside upper center", ncols=2 * len(suites))
+    figure.legend(*marks, loc="outside upper center", ncols=4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
