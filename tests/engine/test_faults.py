@@ -514,11 +514,12 @@ def test_a_skipped_step_leaves_the_epochs_means_finite(torchreid, place, capsys)
     assert not any("nan" in line or "inf" in line for line in lines)
 
 
-def test_signals_of_one_moment_are_one_wish(monkeypatch):
+def test_signals_of_one_moment_are_one_wish(monkeypatch, request):
     """A scheduler tells every process of a job, and torchrun passes its own on."""
     from torchreid_spectral.engine import faults
 
-    now = [100.0]
+    now, before = [100.0], signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))  # ignored in a background
     monkeypatch.setattr(faults.time, "monotonic", lambda: now[0])
     with pytest.raises(KeyboardInterrupt), faults.StopSignals() as stop:
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
