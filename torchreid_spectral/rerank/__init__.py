@@ -11,8 +11,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.rerank._store import read
 from torchreid_spectral.rerank.base import Reranker
@@ -76,8 +74,6 @@ def build_reranker(name: str, **options: Any) -> Reranker:  # noqa: ANN401 (each
         [[0]]
     """
     known = _parameters(name)
-    options = {option: value.item() if isinstance(value, np.generic) else value
-               for option, value in options.items()}  # fmt: skip
     for option, value in options.items():
         if option not in known:
             raise InputError(f"Re-ranker {name} has no option {option!r}; it has {sorted(known)}.")

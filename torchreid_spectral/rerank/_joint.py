@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import prepared_rows
-from torchreid_spectral.functional.ranking import collected, rank_prepared
+from torchreid_spectral.functional.ranking import rank_prepared
 from torchreid_spectral.rerank._neighbours import Neighbours
 from torchreid_spectral.rerank.base import Reranker
 
@@ -39,22 +39,22 @@ class JointReranker(Reranker):
         """Give the distances when all queries are nodes of one graph; prepared rows."""
 
     @abstractmethod
-    def _alone(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-        """Give the distances when each query is attached to the gallery's graph."""
+    def _alone(self, query: Tensor, camids: Tensor | None) -> Tensor:
+        """Give the distances of a chunk, each query attached alone to the gallery's graph."""
 
     def _blocks(
         self, query: Tensor, camids: Tensor | None, inductive: bool
     ) -> Iterator[tuple[slice, Tensor]]:
-        rows = prepared_rows(query, self.metric)
-        yield from (self._alone if inductive else self._together)(rows, camids)
+        nodes = prepared_rows(query, self.metric)
+        if not inductive:
+            yield from self._together(nodes, camids)
+            return
+        for rows in self._slices(len(nodes)):
+            yield rows, self._alone(nodes[rows], None if camids is None else camids[rows])
 
-    def _found(self, query: Tensor) -> tuple[Tensor, ...]:
+    def _found(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Search the gallery for each query: indices and distances, and that of the farthest."""
-        parts = (
-            rank_prepared(query[rows], self._search.features, self._depth, metric=self.metric)
-            for rows in self._slices(len(query), "neighbours")
-        )
-        return collected(parts, len(query))
+        return rank_prepared(query, self._search.features, self._depth, metric=self.metric)
 
     @property
     def _near(self) -> Neighbours:

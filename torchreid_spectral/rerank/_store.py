@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -35,7 +36,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     described = _json_beside(path)
     label = secrets.token_hex(8)  # ties the two files together
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({"format": FORMAT, "label": label, **about}, indent=2)
+    text = json.dumps({"format": FORMAT, "label": label, **about}, indent=2, default=_number)
     write_whole(path, lambda part: save_file(whole, part, metadata={"label": label}))
     write_whole(described, lambda part: part.write_text(text + "\n", encoding="utf-8"))
 
@@ -74,6 +75,12 @@ def read(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, 
             "Update torchreid_spectral."
         )
     return tensors, about
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401 (what JSON does not know)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _json_beside(path: Path) -> Path:

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -275,9 +274,7 @@ class Reranker(ABC):
         Returns:
             Arguments of the constructor.
         """
-        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-        return {name: value.item() if isinstance(value, np.generic) else value
-                for name, value in values.items()}  # fmt: skip
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def _ranked(
         self, query: Tensor, camids: Tensor | None, top_k: int, inductive: bool

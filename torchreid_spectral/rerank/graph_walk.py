@@ -148,18 +148,14 @@ class GraphWalk(JointReranker):
         state = walk.last(self._start(count + len(self.gallery), query))
         gallery = _Compared(averaging[count:], state)
         for rows in self._slices(count):
-            yield rows, self._mixed(query[rows], gallery.cosines(averaging[:count][rows] @ state))
+            yield rows, self._mixed(query[rows], gallery.cosines(averaging[rows] @ state))
 
-    def _alone(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    def _alone(self, query: Tensor, camids: Tensor | None) -> Tensor:
         walk, averaging, states, gallery = self._gallery_walk()
-        for part in self._slices(len(query)):
-            if gallery is None:
-                start = self._similarities(self._search.features, query[part])
-                new = (averaging @ walk.last(start)).T
-            else:
-                cameras = None if camids is None else camids[part]
-                new = gallery.cosines(self._attached(query[part], cameras, walk, states))
-            yield part, self._mixed(query[part], new)
+        if gallery is not None:
+            return self._mixed(query, gallery.cosines(self._attached(query, camids, walk, states)))
+        start = self._similarities(self._search.features, query)
+        return self._mixed(query, (averaging @ walk.last(start)).T)
 
     def _attached(
         self, query: Tensor, camids: Tensor | None, walk: Walk, states: list[Any]

@@ -136,9 +136,11 @@ class KReciprocal(JointReranker):
         _, members = self._members(near, indices, nodes)
         encoding = self._averaged(indices, members)
         by_column = encoding[len(query) :].T.tocsr()
-        yield from self._mixed(query, encoding, by_column, near.farthest)
+        for rows in self._slices(len(query)):
+            mixed = self._mixed(query[rows], encoding[rows], by_column, near.farthest[rows])
+            yield rows, mixed
 
-    def _alone(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    def _alone(self, query: Tensor, camids: Tensor | None) -> Tensor:
         graph = self._gallery_graph()
         count = len(self.gallery)
         found = self._found(query)
@@ -163,7 +165,7 @@ class KReciprocal(JointReranker):
             own = sparse.diags_array(np.asarray(averaged[:, [count]].todense()).ravel()).tocsr()
             members = (averaged[:, :count] @ graph.members + own @ members).tocsr()
             members.data /= np.repeat(share, np.diff(members.indptr)).astype(np.float32)
-        yield from self._mixed(query, members, graph.by_column, found[2])
+        return self._mixed(query, members, graph.by_column, found[2])
 
     def _gallery_graph(self) -> _GalleryGraph:
         """Encode the gallery without queries, once."""
@@ -242,16 +244,15 @@ class KReciprocal(JointReranker):
 
     def _mixed(
         self, query: Tensor, encoding: Csr, by_column: Csr, farthest: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Mix the Jaccard distance of the encodings with the original one."""
-        for rows in self._slices(len(query)):
-            original = PREPARED_METRICS[self.metric](query[rows], self._search.features)
-            original = self._normalize(original, farthest[rows, None])
-            common = torch.from_numpy(shared(encoding[rows], by_column)).to(original)
-            common.clamp_max_(1)  # by rounding it may be more
-            jaccard = common.div_(2 - common).neg_().add_(1)
-            jaccard.mul_(1 - self.lambda_value)
-            yield rows, jaccard.add_(original, alpha=self.lambda_value)
+    ) -> Tensor:
+        """Mix the Jaccard distance of a chunk's encodings with the original one."""
+        original = PREPARED_METRICS[self.metric](query, self._search.features)
+        original = self._normalize(original, farthest[:, None])
+        common = torch.from_numpy(shared(encoding, by_column)).to(original)
+        common.clamp_max_(1)  # by rounding it may be more
+        jaccard = common.div_(2 - common).neg_().add_(1)
+        jaccard.mul_(1 - self.lambda_value)
+        return jaccard.add_(original, alpha=self.lambda_value)
 
     def _chunk_memory(self, rows: int, count: int, width: int) -> int:
         return 16 * rows * count + 32 * PAIRS_AT_ONCE
