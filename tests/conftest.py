@@ -103,3 +103,19 @@ def python(github_layout):
         return result
 
     return run
+
+
+@pytest.fixture
+def unlisted(monkeypatch):
+    """Let a folder be one that the system does not list: ``unlisted(path)``."""
+    scandir = os.scandir
+
+    def refuse(folder):
+        def refusing(path):
+            if str(path) == str(folder):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+
+    return refuse

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -160,19 +159,12 @@ def test_splits_one_folder_below_are_not_mixed(data_root):
         scan(data_root)
 
 
-def test_folders_that_hide_or_cannot_be_listed(tmp_path, monkeypatch):
+def test_folders_that_hide_or_cannot_be_listed(tmp_path, unlisted):
     for name in ("0001/c1_a.jpg", ".Trash-1000/query/c1_b.jpg", ".Trash-1000/train/c1_b.jpg",
                  "0002/c1_c.jpg"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    scandir = os.scandir
-
-    def refusing(path):
-        if str(path).endswith("0002"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    unlisted(tmp_path / "0002")
     found = scan(tmp_path)
     assert [item.pid for item in found.items] == ["0001"]
     closed = tmp_path / "0002"

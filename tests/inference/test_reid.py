@@ -453,18 +453,11 @@ def test_the_order_of_channels_is_taken_where_images_are(weights, pictures):
     assert found == reid.calibrate([row[0] for row in pictures[:6]], ids, false_match_rate=0.5)
 
 
-def test_folders_that_hide_or_cannot_be_listed(pictures, tmp_path, caplog, monkeypatch):
+def test_folders_that_hide_or_cannot_be_listed(pictures, tmp_path, caplog, unlisted):
     for name in ("a/1.jpg", ".thumbnails/2.jpg", "closed/3.jpg"):
         (tmp_path / name).parent.mkdir()
         shutil.copy(pictures[0][0], tmp_path / name)
-    scandir = os.scandir
-
-    def refusing(path):
-        if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    unlisted(tmp_path / "closed")
     assert list_folder(tmp_path) == [str(tmp_path / "a" / "1.jpg")]
     assert "closed cannot be listed: its images are left out" in caplog.text
 
