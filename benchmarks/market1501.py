@@ -76,6 +76,9 @@ SUITES: dict[str, dict[str, Variant]] = {
     | pairs("softmax_triplet", "loss.id", "softmax", "loss.metric", "triplet")
     | pairs("softmax_quadruplet", "loss.id", "softmax", "loss.metric", "quadruplet"),
     "parts": pairs("parts", *PARTS),
+    # A second cycle of the learning rate, from weights of the first: give them as --weights.
+    "again": {"parts_walk": pairs("parts", *PARTS)["parts_walk"],
+              "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.001"])},
     # H. Luo et al., 2019: BNNeck, triplet, label smoothing; and the parts.
     "strong": pairs("strong", "loss.id", "softmax", "loss.metric", "triplet",
                     "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
