@@ -65,72 +65,33 @@ def run(args: argparse.Namespace) -> Path:
     export(model, settings, out, form=args.form, normalization=args.normalization, config=config)
     inside = ", normalisation inside" if args.normalization else ""
     files = f"`{out.name}` ({args.form}{inside})"
-    card = model_card(settings, config, metrics_of(weights, settings), files)
+    card = model_card(settings, config, metrics_of(weights, model, settings), files)
     write_whole(out.with_suffix(".md"), lambda path: path.write_text(card, encoding="utf-8"))
     return out
 
 
-def metrics_of(weights: Path, settings: Any) -> Any:
+def metrics_of(weights: Path, model: Any, settings: Any) -> Any:
     """Find the metrics of the weights' run, where its last test is of them and these settings."""
-    from torchreid_spectral.inference.weights import latest_weights
-
     for folder in list(weights.resolve().parents)[:2]:
         path = folder / "metrics.json"
         if path.is_file():
-            try:
-                tested = latest_weights(folder)
-            except InputError:  # the run's checkpoints are elsewhere
-                return {}
-            if tested.resolve() != weights.resolve():
-                return {}
             content = json.loads(path.read_text(encoding="utf-8"))
-            alike = tested_alike(content, weights, settings)
-            return content.get("metrics", {}) if alike else {}
+            return content.get("metrics", {}) if tested_alike(content, model, settings) else {}
     return {}
 
 
-def tested_files(cfg: Any, weights: Path) -> list[Path]:
-    """List the files whose weights a run that only tested may have been of."""
-    if not cfg.model.resume:
-        return [Path(cfg.model.load_weights).expanduser().resolve()]
-    if cfg.model.resume == "auto":
-        place, name = weights.resolve().parent, "last"
-    else:
-        given = Path(cfg.model.resume).expanduser().resolve()
-        place, name = given.parent, given.name.split(".")[0]
-        if "safetensors" not in given.name and not given.name.endswith(".state.pt"):
-            return [given]  # of torchreid
-    averaged = place / f"{name}.ema.safetensors"
-    if cfg.train.ema_decay and averaged.is_file():
-        return [averaged]
-    return [place / f"{name}.safetensors"]
-
-
-def trained_on(weights: Path, epochs: int) -> bool:
-    """Say whether a checkpoint's weights were trained after the epochs that were tested."""
-    from torchreid_spectral import _compat
-
-    state = weights.with_name(f"{weights.name.split('.')[0]}.state.pt")
-    if not state.is_file():
-        return False
-    found = _compat.load_checkpoint(state)
-    steps = found["loader"][0]["position"]  # of the next epoch
-    return bool(found["progress"]["epoch"] != epochs or steps)
-
-
-def tested_alike(content: Any, weights: Path, settings: Any) -> bool:
+def tested_alike(content: Any, model: Any, settings: Any) -> bool:
     """Say whether a test was of these weights, and of features as these settings give them."""
     from torchreid_spectral.config.inference import inference_settings
     from torchreid_spectral.config.merging import merged_config
+    from torchreid_spectral.models.feature_weights import feature_digest
 
+    if content.get("weights_sha256") != feature_digest(model):
+        return False
     config = content.get("config", {})
-    cfg = merged_config(config)
-    if cfg.test.evaluate and weights.resolve() not in tested_files(cfg, weights):
-        return False
-    if not cfg.test.evaluate and trained_on(weights, content["epochs"]):
-        return False
     asked = {**inference_settings(config), "options": settings.options}
-    return cfg.test.whitening == "none" and type(settings)(**asked) == settings
+    whitened = merged_config(config).test.whitening != "none"
+    return not whitened and type(settings)(**asked) == settings
 
 
 if __name__ == "__main__":

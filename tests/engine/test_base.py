@@ -23,6 +23,7 @@ from torchreid_spectral.losses import (
     CombinedLoss,
     EscapeLoss,
 )
+from torchreid_spectral.models.feature_weights import feature_digest
 from torchreid_spectral.rerank import build_reranker
 
 from ..conftest import TINY
@@ -287,6 +288,8 @@ def test_what_is_saved_and_drawn_under_an_average_is_the_average(torchreid, data
     assert _network(engine) is engine.average.module
     assert all(torch.equal(value, saved[name]) for name, value in average.items())
     assert any(not torch.equal(value, saved[name]) for name, value in raw.items())
+    tested = json.loads((tmp_path / "metrics.json").read_text())["weights_sha256"]
+    assert tested == feature_digest(engine.average.module) != feature_digest(engine.model)
 
 
 def test_rerank_without_a_reranker_is_torchreids(torchreid, datamanager, tmp_path):

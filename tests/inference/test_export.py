@@ -1,5 +1,6 @@
 """Tests of torchreid_spectral.inference.export and tools/export.py."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -150,40 +151,25 @@ def test_torchscript_that_takes_one_batch_size_only_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_card_shows_figures_of_the_last_weights_only(tmp_path):
-    from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
+def test_a_card_shows_figures_of_the_weights_that_were_tested_only(tmp_path):
+    from torchreid_spectral.models.feature_weights import feature_digest
 
-    folder = CheckpointFolder(tmp_path / "checkpoints")
-    state = {"progress": {"epoch": 9}, "loader": [{"position": 0}]}
-    folder.save(Checkpoint({"a": torch.zeros(2)}, {}, state), best=True)
-    last, of = folder.folder / "last.safetensors", load_tool("export").metrics_of
+    tested, of = torch.nn.Linear(2, 2), load_tool("export").metrics_of
     figures = {"demo": {"none": {"mAP": 0.5}}}
+    weights = tmp_path / "checkpoints" / "best.safetensors"
 
-    def shown(weights=last, flip=False, load_weights="", resume="", ema=0.0, epochs=9,
-              **test):  # fmt: skip
-        model = {"name": "osnet_x0_25", "load_weights": str(load_weights), "resume": str(resume)}
-        config = {"model": model, "train": {"ema_decay": ema},
-                  "test": {"dist_metric": "cosine", **test}}  # fmt: skip
-        content = {"metrics": figures, "config": config, "epochs": epochs}
+    def shown(model=tested, flip=False, **test):
+        config = {"model": {"name": "osnet_x0_25"}, "test": {"dist_metric": "cosine", **test}}
+        content = {"metrics": figures, "config": config, "weights_sha256": feature_digest(tested)}
         (tmp_path / "metrics.json").write_text(json.dumps(content))
-        return of(weights, Settings("osnet_x0_25", flip=flip))
+        return of(weights, model, Settings("osnet_x0_25", flip=flip))
 
-    assert shown() == figures and shown(epochs=6) == {}  # it has gone on since
-    assert shown(folder.folder / "best.safetensors") == {}
+    assert shown() == figures and shown(copy.deepcopy(tested)) == figures
+    assert shown(torch.nn.Linear(2, 2)) == {}  # trained on since, or another file's
     assert shown(flip=True) == shown(whitening="zca") == {}
-    others = tmp_path / "others.pth"
-    assert shown(evaluate=True, load_weights=last) == figures
-    assert shown(evaluate=True, load_weights=others) == {}
-    assert shown(load_weights=others) == figures  # what the training began with
-    assert shown(evaluate=True) == {}  # of the weights of ImageNet, or of none
-    for resume in ("auto", last, folder.folder / "last.state.pt"):
-        assert shown(evaluate=True, resume=resume) == figures
-    assert shown(evaluate=True, resume=folder.folder / "best.safetensors") == {}
-    folder.save(Checkpoint({"a": torch.zeros(2)}, {"a": torch.ones(2)}, state), best=False)
-    averaged = folder.folder / "last.ema.safetensors"
-    for resume in ("auto", last):
-        assert shown(averaged, evaluate=True, resume=resume, ema=0.9) == figures
-        assert shown(averaged, evaluate=True, resume=resume) == {}
+    (tmp_path / "metrics.json").write_text(json.dumps({"metrics": figures}))
+    assert of(weights, tested, Settings("osnet_x0_25")) == {}
+    assert of(tmp_path / "a" / "b" / "c" / "w.pth", tested, Settings("osnet_x0_25")) == {}
 
 
 def test_safetensors_hold_the_settings_they_were_exported_with(weights, tmp_path):

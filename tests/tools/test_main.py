@@ -12,6 +12,8 @@ import torch
 
 from torchreid_spectral.__main__ import main as launch
 from torchreid_spectral.data.synthetic import SyntheticSpec
+from torchreid_spectral.inference import open_model
+from torchreid_spectral.models.feature_weights import feature_digest
 
 from ..conftest import TINY
 
@@ -48,12 +50,15 @@ def test_spectral_run_end_to_end(torchreid, tiny_options, tmp_path, capsys):
     assert (tmp_path / "ranked_lists_synthetic_pedestrians.png").stat().st_size > 10_000
     assert len(list(tmp_path.glob("train.log-*"))) == 1
     checkpoint = tmp_path / "model" / "model.pth.tar-1"
+    for file in (checkpoint, tmp_path / "checkpoints" / "last.safetensors"):
+        assert feature_digest(open_model(file)[0]) == metrics["weights_sha256"]
 
     again = tmp_path / "again"
     options = ["model.load_weights", str(checkpoint), "test.evaluate", "True"]
     assert main([*arguments, "data.save_dir", str(again), *options, "test.visrank", "True"]) == 0
     repeated = json.loads((again / "metrics.json").read_text())
-    assert repeated["metrics"] == metrics["metrics"]
+    for key in ("metrics", "weights_sha256"):
+        assert repeated[key] == metrics[key]
     assert list((again / "visrank_synthetic_pedestrians").glob("*.jpg"))
 
     resumed = ["model.resume", str(checkpoint), "train.max_epoch", "2"]

@@ -20,7 +20,7 @@ from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.models import SpectralNet
-from torchreid_spectral.models.spectral_net import missing_weights
+from torchreid_spectral.models.feature_weights import missing_weights
 
 __all__ = ["assemble", "is_own", "load_weights", "require_file", "set_backends", "to_dict"]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchreid_spectral import _compat, registry
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.losses import DarkRankLoss
-from torchreid_spectral.models.spectral_net import makes_the_feature, missing_weights
+from torchreid_spectral.models.feature_weights import makes_the_feature, missing_weights
 
 logger = logging.getLogger(__name__)
 

@@ -92,6 +92,7 @@ def save_metrics(engine: Any, folder: str, ranks: Sequence[int]) -> None:  # noq
     training, result = engine._training, engine.result
     metrics = {
         "metrics": result.as_dict(ranks),
+        "weights_sha256": engine.tested_weights,
         "epochs": engine.epoch + 1 if training else 0,
         "stopped_early": bool(training and engine.progress.finished),
         "seconds": dict(result.seconds) | {"total": time.perf_counter() - engine._started},

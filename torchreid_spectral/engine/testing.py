@@ -26,6 +26,7 @@ from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.engine.whitening import fit_whitening
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import RankingMetrics, Whitening, diagnose, evaluate_blocks
+from torchreid_spectral.models.feature_weights import feature_digest
 from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
 
 __all__ = ["METRIC_NAMES", "TestMixin"]
@@ -42,6 +43,7 @@ class TestMixin(LoopMixin):
     __test__ = False  # not a test of pytest's
 
     tested: dict[str, Any]
+    tested_weights = ""
     reranker: Reranker | None = None
     whitening: Whitening | None = None
     reranker_name = "reranked"
@@ -79,6 +81,7 @@ class TestMixin(LoopMixin):
                 normalized = bool(kwargs.get("normalize_feature"))
                 fit_whitening(self, self.whitening, normalized=normalized)
             super().test(*args, **kwargs)  # type: ignore[misc]
+            self.tested_weights = feature_digest(unwrapped(engine.model))
         self.result = TestResult(*distributed.first_object((self._collected, self._seconds)))
         outcome.tell_skipped(self)
         if kwargs.get("save_dir") and distributed.rank() == 0:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.models import SpectralOptions
-from torchreid_spectral.models.spectral_net import missing_weights
+from torchreid_spectral.models.feature_weights import missing_weights
 
 __all__ = ["Settings", "fingerprint", "latest_weights", "open_model", "read_config"]
 

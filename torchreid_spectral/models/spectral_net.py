@@ -24,7 +24,6 @@ with ``stripes``    each part of the pooled feature                             
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -38,9 +37,7 @@ from torchreid_spectral.models.parts import StripedHead, set_pooling
 from torchreid_spectral.models.stages import insert_attention
 from torchreid_spectral.models.tracklets import pool_frames, pooled_inputs
 
-__all__ = [
-    "SpectralNet", "make_spectral", "makes_the_feature", "missing_weights", "set_last_stride",
-]  # fmt: skip
+__all__ = ["SpectralNet", "make_spectral", "set_last_stride"]
 
 
 class SpectralNet(nn.Module):
@@ -133,39 +130,6 @@ class SpectralNet(nn.Module):
         state = self.__dict__.copy()
         state.pop("_compiled_call_impl", None)  # runs this model's weights, in copies too
         return _rebuild, (type(self).__bases__[1],), state
-
-
-def makes_the_feature(model: nn.Module, name: str) -> bool:
-    """Say whether a weight takes part in what a model gives in eval mode.
-
-    Args:
-        model: Of torchreid or of this package.
-        name: Of the weight in its ``state_dict``.
-
-    Returns:
-        Whether it does: no counter does, and of the classifier only the bottleneck that is asked
-        for as feature.
-    """
-    if name.endswith("num_batches_tracked"):
-        return False
-    if not name.startswith("classifier"):
-        return True
-    bottleneck = isinstance(model, SpectralNet) and model.test_feature == "bottleneck"
-    return bottleneck and ".prototypes" not in f".{name}" and ".walk." not in f".{name}"
-
-
-def missing_weights(model: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
-    """Name the weights of a model's test feature that a checkpoint lacks.
-
-    Args:
-        model: Of torchreid or of this package.
-        given: The checkpoint's weights by name.
-
-    Returns:
-        Names of those that are not there, or of another shape.
-    """
-    return [name for name, own in model.state_dict().items() if makes_the_feature(model, name)
-            and (name not in given or given[name].shape != own.shape)]  # fmt: skip
 
 
 def make_spectral(
