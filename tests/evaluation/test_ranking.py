@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.evaluation import QueryResults, evaluate_queries, evaluate_rank
+from torchreid_spectral.evaluation import (
+    QueryResults,
+    evaluate_blocks,
+    evaluate_queries,
+    evaluate_rank,
+)
 
 
 def case(seed, queries=40, gallery=300, identities=30, cameras=4, levels=None):
@@ -121,3 +127,21 @@ def test_numbers_never_match_names():
 def test_rejects_empty():
     with pytest.raises(InputError, match=r"distmat must be \(Q, G\)"):
         evaluate_rank(np.zeros((0, 3)), *[np.zeros(0)] * 4)
+
+
+def test_names_in_object_arrays_match_text():
+    """As a table of pandas gives them."""
+    distances = np.array([[0.1, 0.4, 0.2]])
+    names = np.array(["ann"], dtype=object), np.array(["ann", "ann", "bob"])
+    cameras = np.array([0]), np.array([1, 1, 1])
+    for given in ((*names, *cameras), (names[0], names[1].astype(object), *cameras)):
+        assert evaluate_rank(distances, *given)[1] == pytest.approx((1 + 2 / 3) / 2)
+    with pytest.raises(InputError, match="nor do names and bytes"):
+        evaluate_rank(distances, names[0], names[1].astype(bytes), *cameras)
+
+
+def test_distances_of_any_precision_and_with_a_graph():
+    ids = [np.array(x) for x in ([1], [1, 2], [0], [1, 1])]
+    for distances in (torch.tensor([[0.5, 0.25]], dtype=torch.bfloat16),
+                      torch.tensor([[0.5, 0.25]], requires_grad=True)):  # fmt: skip
+        assert evaluate_blocks([(slice(0, 1), distances)], *ids).mAP == 0.5

@@ -113,3 +113,8 @@ def test_rejects_distances_of_another_shape():
     pairs = PairDistances(*data[1:])
     with pytest.raises(InputError, match=r"distances must have shape \(4, 60\), got \(4, 59\)"):
         pairs.add(slice(3, 7), data[0][3:7, :-1])
+
+
+def test_no_rate_asked_for_is_no_rate():
+    ids = [np.array(x) for x in ([1], [1, 2], [0], [1, 1])]
+    assert tpr_at_fpr([(slice(0, 1), np.array([[0.1, 0.2]]))], *ids, fprs=[]) == {}

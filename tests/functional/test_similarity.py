@@ -8,7 +8,7 @@ from jaxtyping import TypeCheckError
 from torch.autograd import gradcheck
 
 from tests.references import similarity as reference
-from torchreid_spectral.functional.similarity import cosine_similarity
+from torchreid_spectral.functional.similarity import cosine_similarity, unit_rows
 
 
 def features(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -109,3 +109,19 @@ def test_inputs_are_left_alone() -> None:
 def test_wrong_shapes_are_caught(shapes: tuple[tuple[int, ...], ...]) -> None:
     with pytest.raises(TypeCheckError):
         cosine_similarity(torch.ones(shapes[0]), torch.ones(shapes[1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_zero_row_has_no_gradient(dtype: torch.dtype) -> None:
+    """Not one of 1e12, which half precision cannot hold."""
+    x = features(8, 5, 4).to(dtype)
+    x[2] = 0
+    x.requires_grad_()
+    (unit_rows(x) * features(9, 5, 4)).sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert x.grad[2].abs().max() == 0 < x.grad[1].abs().max()
+
+
+def test_short_rows_become_unit_rows() -> None:
+    length = unit_rows(torch.full((1, 4), 1e-13)).norm()
+    torch.testing.assert_close(length, torch.ones(()))

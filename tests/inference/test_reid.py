@@ -11,7 +11,7 @@ from PIL import Image
 
 from torchreid_spectral import SpectralReID, build_reranker
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.inference import Calibration, Gallery, calibrate, open_model
+from torchreid_spectral.inference import Calibration, Gallery, calibrate, calibration, open_model
 from torchreid_spectral.inference.images import list_folder, to_tensor
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -519,3 +519,26 @@ def test_a_folder_is_a_batch(reid, pictures, tmp_path):
     assert len(hits) == 2
     with pytest.raises(InputError, match="two single images"):
         reid.same_person(tmp_path, pictures[0][0])
+
+
+def test_calibration_counts_whole_pairs():
+    """0.29 of 100 pairs are 29, though 0.29 * 100 is 28.999...; a midpoint lets none more in."""
+    angles = np.arccos(1 - np.arange(1, 101) / 200)  # of 100 people to one who has two images
+    x = np.stack([np.cos(angles), np.sin(angles)], 1)
+    features = np.concatenate([[[1, 0], [1, 0]], x]).astype(np.float32)
+    cameras = np.array([0, 1] + [1] * 100)  # only pairs with the first
+    found = calibrate(features, np.array([0, 0, *range(1, 101)]), cameras, false_match_rate=0.29)
+    assert found.different_pairs == 100 and found.false_match_rate == pytest.approx(0.29)
+
+    close = np.float32(0.5), np.nextafter(np.float32(0.5), np.float32(1))
+    distances = np.array([close[0], *[close[1]] * 999], dtype=np.float32)
+    ones = np.zeros(1, dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "pair_distances", lambda *_, **__: (ones, distances))
+        found = calibrate(features, [], false_match_rate=0.001)
+    assert found.false_match_rate == pytest.approx(0.001)
+
+
+def test_calibration_refuses_a_distance_that_there_is_not():
+    with pytest.raises(InputError, match="cos"):
+        calibrate(np.eye(3, dtype=np.float32), [0, 0, 1], metric="cos")

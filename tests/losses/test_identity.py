@@ -269,6 +269,8 @@ def test_a_large_share_is_plain_softmax():
         (lambda: ArcFaceLoss(scale=0.0), "scale must be positive, got 0.0"),
         (lambda: CircleLoss(margin=-0.1), r"margin must be in \[0, 1\], got -0.1"),
         (lambda: ASoftmaxLoss(margin=0), "margin must be a whole number >= 1, got 0"),
+        (lambda: LSoftmaxLoss(margin=2.5), "margin must be a whole number >= 1, got 2.5"),
+        (lambda: LSoftmaxLoss(margin=float("nan")), "margin must be a whole number >= 1, got nan"),
         (lambda: AMSoftmaxLoss(margin=math.nan), "margin must be >= 0, got nan"),
         (lambda: AMSoftmaxLoss(scale=math.nan), "scale must be positive, got nan"),
         (lambda: LSoftmaxLoss(base=-1.0), "base must be >= 0, got -1.0"),
@@ -296,3 +298,9 @@ def test_a_missing_library_names_the_command(name, monkeypatch):
 @pytest.mark.parametrize("name", ID_CASES)
 def test_state_holds_no_weight(name):
     assert set(build_id_loss(name).state_dict()) <= {"iterations"}
+
+
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_circle_refuses_labels_that_no_class_has(wrong):
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        CircleLoss()(torch.zeros(2, 2), torch.tensor([0, wrong]))

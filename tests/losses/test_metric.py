@@ -111,6 +111,7 @@ DEGENERATE = {
     "one image": lambda x, y: (x[:1], y[:1]),
     "one pair": lambda x, y: (x[:2], y[:2]),
     "zero vectors": lambda x, y: (0 * x, y),
+    "no image": lambda x, y: (x[:0], y[:0]),
     "identities already apart": lambda x, y: (1e3 * torch.eye(5)[y], y),
 }
 
@@ -320,3 +321,29 @@ def test_escape_of_a_cold_walk(temperature):
     assert loss.item() == pytest.approx(leaving.item(), abs=1e-3)
     loss.backward()
     assert x.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("scale", [15.0, 48.0, 64.0, 200.0])
+def test_normalised_cut_of_a_class_improbable_everywhere(scale):
+    """Every image is all but surely of the other class: the ratio is still one, not none."""
+    cosines = torch.tensor([[-1.0, 1.0], [-1.0, 1.0], [-0.99, 1.0]], requires_grad=True)
+    loss = NormalizedCutLoss(scale=scale)
+    value = loss(torch.eye(3), torch.tensor([0, 0, 0]), cosines)
+    value.backward()
+    assert value.item() == pytest.approx(1, abs=1e-6)
+    assert torch.isfinite(cosines.grad).all()
+
+
+@pytest.mark.parametrize("build", [lambda: build_metric_loss("triplet", metric="euclidean"),
+                                   lambda: QuadrupletLoss(normalize=False)])
+def test_gradients_of_close_features_far_from_the_origin(build):
+    """As when training begins and all features are nearly one."""
+    torch.manual_seed(0)
+    x = torch.ones(1, 64, dtype=torch.float64) * 8 + 1e-2 * torch.randn(16, 64).double()
+    x, y = x.float().double(), torch.arange(16) // 4
+    gradients = []
+    for precise in (x, x.float()):
+        leaf = precise.clone().requires_grad_()
+        build()(leaf, y).backward()
+        gradients.append(leaf.grad.double())
+    assert (gradients[1] - gradients[0]).norm() < 1e-3 * gradients[0].norm()

@@ -23,7 +23,8 @@ def rank(
         known = None if identities is None else identities[head]
         nodes = np.concatenate([query[q : q + 1], gallery[head]])
         affinity = _smoothed(nodes, known, alpha, rounds, temperature)
-        outcome = 1.0 - affinity[0, 1:]
+        # of the logarithm, as affinities differ by orders of magnitude
+        outcome = -np.log(np.maximum(affinity[0, 1:], np.finfo(np.float32).tiny))
         positions, outcome = (t[0] for t in nearest(outcome[None], len(head)))
         order[q, :k] = head[positions]
         # the last of the head keeps the distance of the k-th place, so that the tail is behind it

@@ -303,3 +303,16 @@ def test_numbers_beyond_float32_are_not_finite(case: Case) -> None:
     gallery[3] *= 1e40
     with pytest.raises(InputError, match="must be finite"):
         fitted(case, gallery)
+
+
+@pytest.mark.parametrize("name", ["local_blurring", "group_shuffling", "supervised_manifold"])
+def test_duplicates_of_the_kth_stay_behind_the_head(name: str) -> None:
+    """In the matrix too, where a tie with the rest would be decided by the index."""
+    rng = np.random.default_rng(4)
+    gallery = np.repeat(np.abs(rng.normal(size=(6, 16))), 4, axis=0)[rng.permutation(24)]
+    query = np.abs(rng.normal(size=(40, 16)))
+    reranker = build_reranker(name, k=6).fit(gallery.astype(np.float32))
+    matrix = reranker.distance_matrix(query.astype(np.float32))
+    heads, _ = reranker.rank(query.astype(np.float32), top_k=6)
+    found = np.argsort(matrix, axis=1, kind="stable")[:, :6]
+    np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(heads, axis=1))

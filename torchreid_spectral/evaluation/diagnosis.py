@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchreid_spectral.evaluation.ranking import check_ids, positions_of
+from torchreid_spectral.evaluation.ranking import as_ids, check_ids, positions_of
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -77,7 +77,7 @@ def diagnose(
         1 of 2 queries are left out:
           1: the identity is not in the gallery (queries 1)
     """
-    q_pids, g_pids, q_camids, g_camids = map(np.asarray, (q_pids, g_pids, q_camids, g_camids))
+    q_pids, g_pids, q_camids, g_camids = map(as_ids, (q_pids, g_pids, q_camids, g_camids))
     check_ids(q_pids, g_pids, q_camids, g_camids)
     cameras_of = {pid: set(g_camids[rows].tolist()) for pid, rows in positions_of(g_pids).items()}
     absent, same = [], []

@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.evaluation.ranking import as_array, evaluate_queries, positions_of
+from torchreid_spectral.evaluation.ranking import (
+    as_array,
+    as_ids,
+    evaluate_queries,
+    positions_of,
+)
 from torchreid_spectral.evaluation.results import QueryResults, RankingMetrics
 
 __all__ = ["evaluate_blocks", "evaluate_indices"]
@@ -54,7 +59,7 @@ def evaluate_blocks(
         >>> evaluate_blocks(blocks, pids, pids, camids, camids + 1).mAP
         1.0
     """
-    q_pids, q_camids = np.asarray(q_pids), np.asarray(q_camids)
+    q_pids, q_camids = as_ids(q_pids), as_ids(q_camids)
     parts, count = [], 0
     for rows, block in blocks:
         ids = (q_pids[rows], g_pids, q_camids[rows], g_camids)
@@ -101,7 +106,7 @@ def evaluate_indices(
         array([0.25])
     """
     indices = np.asarray(indices)
-    q_pids, g_pids, q_camids, g_camids = map(np.asarray, (q_pids, g_pids, q_camids, g_camids))
+    q_pids, g_pids, q_camids, g_camids = map(as_ids, (q_pids, g_pids, q_camids, g_camids))
     _check(indices, q_pids, g_pids, q_camids, g_camids)
     results = QueryResults.empty(len(indices), min(max_rank, len(g_pids)))
     of_identity = positions_of(g_pids)

@@ -29,6 +29,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
@@ -114,8 +115,8 @@ def evaluate_queries(
     Raises:
         InputError: If shapes do not fit, or a positive's distance is NaN.
     """
-    arrays = [np.asarray(ids) for ids in (q_pids, g_pids, q_camids, g_camids)]
-    distmat = np.asarray(distmat)
+    arrays = [as_ids(ids) for ids in (q_pids, g_pids, q_camids, g_camids)]
+    distmat = as_array(distmat)
     _check_shapes(distmat, arrays)
     num_q, num_g = distmat.shape
     max_rank = min(max_rank, num_g)
@@ -180,15 +181,31 @@ def check_ids(q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids) -> None:
 
 def _check_kinds(q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids) -> None:
     for kind, mine, others in (("pids", q_pids, g_pids), ("camids", q_camids, g_camids)):
-        if len(mine) and len(others) and (mine.dtype.kind in "US") != (others.dtype.kind in "US"):
+        kinds = {ids.dtype.kind if ids.dtype.kind in "US" else "number" for ids in (mine, others)}
+        if len(mine) and len(others) and len(kinds) > 1:
             raise InputError(
                 f"q_{kind} are {mine.dtype} and g_{kind} {others.dtype}: numbers and names never "
-                "match. Give both as numbers or both as names."
+                "match, nor do names and bytes. Give both as numbers or both as names."
             )
 
 
+def as_ids(ids: Any) -> NDArray[Any]:  # noqa: ANN401
+    """Give identities or cameras as an array, names in an object array (of pandas) as text.
+
+    Args:
+        ids: Numbers or names.
+
+    Returns:
+        The array.
+    """
+    array = np.asarray(ids)
+    if array.dtype == object and all(isinstance(each, str) for each in array.flat):
+        return array.astype(str)
+    return array
+
+
 def as_array(block: Any) -> NDArray[Any]:  # noqa: ANN401
-    """Give an array for an array or a tensor, on whatever device.
+    """Give an array for an array or a tensor, on whatever device and of whatever precision.
 
     Args:
         block: Distances.
@@ -196,7 +213,10 @@ def as_array(block: Any) -> NDArray[Any]:  # noqa: ANN401
     Returns:
         The same on the CPU.
     """
-    return np.asarray(block.cpu() if hasattr(block, "cpu") else block)
+    if isinstance(block, torch.Tensor):
+        block = block.detach().cpu()
+        return np.asarray(block.float() if block.dtype == torch.bfloat16 else block)
+    return np.asarray(block)
 
 
 def _ranks(

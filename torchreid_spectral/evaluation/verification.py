@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.evaluation.ranking import as_array, check_ids
+from torchreid_spectral.evaluation.ranking import as_array, as_ids, check_ids
 
 __all__ = ["PairDistances", "tpr_at_fpr"]
 
@@ -47,7 +47,7 @@ class PairDistances:
     ) -> None:
         if not 0 < max_fpr <= 1:
             raise InputError(f"max_fpr must be in (0, 1], got {max_fpr}.")
-        self._ids = [np.asarray(ids) for ids in (q_pids, g_pids, q_camids, g_camids)]
+        self._ids = [as_ids(ids) for ids in (q_pids, g_pids, q_camids, g_camids)]
         check_ids(*self._ids)
         values, counts = np.unique(self._ids[1], return_counts=True)
         of_identity = dict(zip(values.tolist(), counts.tolist()))
@@ -137,7 +137,7 @@ def tpr_at_fpr(
         >>> tpr_at_fpr([(slice(0, 1), distances)], *ids, fprs=[0.0])
         {0.0: 0.5}
     """
-    pairs = PairDistances(q_pids, g_pids, q_camids, g_camids, max_fpr=max(1e-9, *fprs))
+    pairs = PairDistances(q_pids, g_pids, q_camids, g_camids, max_fpr=max([1e-9, *fprs]))
     count = 0
     for rows, block in blocks:
         distances = as_array(block)

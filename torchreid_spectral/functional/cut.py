@@ -75,11 +75,32 @@ def normalized_cut(
     with full_precision(affinity):
         wide = at_least_float32(affinity)
         assignment = _soft_assignment(labels, wide.dtype)
-        volume = assignment.mT @ wide.sum(dim=1)
-        cut = ((wide @ (1 - assignment)) * assignment).sum(dim=0)
-        empty = volume == 0
-        ratio = cut / volume.masked_fill(empty, 1)
-    return ratio.masked_fill(empty, 0).sum().to(affinity.dtype)
+        ratios = cut_ratios(wide, assignment, assignment)
+    return ratios.sum().to(affinity.dtype)
+
+
+def cut_ratios(
+    affinity: Float[Tensor, "N N"],
+    assignment: Float[Tensor, "N C"],
+    members: Float[Tensor, "N C"],
+) -> Float[Tensor, " C"]:
+    r"""Compute each class's term of the normalised cut.
+
+    .. math:: \frac{q_c^T W (1 - p_c)}{q_c^T W 1}
+
+    Args:
+        affinity: Non-negative affinities, float32 or wider.
+        assignment: p, the probability of each class for each node.
+        members: q, which is p but for any factor a class: it cancels, and keeps a class that is
+            improbable everywhere from underflowing.
+
+    Returns:
+        The terms; zero for a class of zero volume.
+    """
+    volume = members.mT @ affinity.sum(dim=1)
+    cut = ((affinity @ (1 - assignment)) * members).sum(dim=0)
+    empty = volume == 0
+    return (cut / volume.masked_fill(empty, 1)).masked_fill(empty, 0)
 
 
 def escape_probability(

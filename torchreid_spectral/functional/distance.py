@@ -25,7 +25,7 @@ __all__ = [
 def cosine_distance(
     x: Float[Tensor, "*batch N D"], y: Float[Tensor, "*batch M D"]
 ) -> Float[Tensor, "*batch N M"]:
-    """Compute one minus the cosine of all pairs, in [0, 2].
+    """Compute one minus the cosine of all pairs, in [0, 2] up to rounding.
 
     Args:
         x: Features.

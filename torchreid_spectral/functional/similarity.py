@@ -13,9 +13,10 @@ Talk                        Here                Shape
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
 
@@ -26,12 +27,14 @@ def unit_rows(x: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N D"]:
     """Scale each row to length one, in float32 or wider.
 
     Args:
-        x: Features; a zero row stays zero.
+        x: Features; a zero row stays zero, with a gradient of zero.
 
     Returns:
         Rows of unit length, float32 at least.
     """
-    return normalize(at_least_float32(x), dim=-1)
+    wide = at_least_float32(x)
+    length = wide.norm(dim=-1, keepdim=True)
+    return wide / length.masked_fill(length == 0, math.inf)
 
 
 def cosine_similarity(

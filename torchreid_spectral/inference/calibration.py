@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from torchreid_spectral._files import write_whole
-from torchreid_spectral.errors import InputError
+from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS
 
 __all__ = ["Calibration", "calibrate", "pair_distances"]
@@ -156,7 +156,10 @@ def pair_distances(
 
     Raises:
         InputError: If lengths differ, or there are more than 20,000 images.
+        UnknownNameError: If there is no such metric.
     """
+    if metric not in METRICS:
+        raise UnknownNameError("metric", metric, METRICS)
     if len(ids) != len(features) or (camids is not None and len(camids) != len(features)):
         raise InputError(f"Give one id (and camera) an image: {len(features)} and {len(ids)}.")
     known = [row for row, name in enumerate(ids) if not _is_nobody(name)]
@@ -224,17 +227,18 @@ def calibrate(
             f"A false-match rate of {false_match_rate} takes at least {needed} pairs of different "
             f"people and one of the same; the set has {len(different)} and {len(same)}."
         )
+    same, different = same.astype(np.float64), different.astype(np.float64)
     ordered = np.sort(different)
-    count = int(np.floor(false_match_rate * len(ordered)))
+    count = int(np.floor(false_match_rate * len(ordered) + 1e-9))  # 0.29 of 100 are 29
     # Equal distances are let through together or not at all.
     while count > 0 and ordered[count - 1] == ordered[min(count, len(ordered) - 1)]:
         count -= 1
     if count == 0 and ordered[0] <= 0:  # images of two people that are one: not even they pass
-        threshold = float(np.nextafter(ordered[0], np.float32(-np.inf)))
+        threshold = float(np.nextafter(ordered[0], -np.inf))
         logger.warning("Images of different people are equal: look for wrong identities.")
     else:
         below = ordered[count - 1] if count else 0.0
-        threshold = float((np.float64(below) + ordered[count]) / 2)
+        threshold = float((below + ordered[count]) / 2)
     return Calibration(
         threshold,
         float(np.mean(different <= threshold)),

@@ -37,6 +37,10 @@ class Distance(distances.BaseDistance):  # type: ignore[misc, name-defined]
         Returns:
             Distances.
         """
+        if self.metric != "cosine":  # else close features far from the origin cancel
+            middle = query_emb.detach().mean(dim=0)
+            query_emb = query_emb - middle
+            ref_emb = None if ref_emb is None else ref_emb - middle
         return METRICS[self.metric](query_emb, query_emb if ref_emb is None else ref_emb)
 
 

@@ -65,8 +65,8 @@ class CircleLoss(IdentityLoss):
             The loss.
         """
         cosine = at_least_float32(scores if isinstance(scores, Tensor) else scores.cosine)
-        classes = torch.arange(cosine.shape[1], device=cosine.device)
-        right = targets[:, None] == classes[None, :]
+        right = torch.zeros_like(cosine, dtype=torch.bool)
+        right.scatter_(1, targets.long()[:, None], True)  # raises at a label that no class has
         pairs = (*torch.where(right), *torch.where(~right))
         with full_precision(cosine):
             parts = self.arithmetic.mat_based_loss(cosine, pairs)

@@ -59,6 +59,8 @@ class MetricLoss(nn.Module):
         Returns:
             The loss.
         """
+        if not len(features):
+            return features.sum() * 0
         with full_precision(features):
             wide = unit_rows(features) if self.normalize else at_least_float32(features)
             return self.compare(wide, targets)

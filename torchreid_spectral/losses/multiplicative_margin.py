@@ -81,21 +81,21 @@ class MultiplicativeMarginLoss(IdentityLoss):
 
     def __init__(
         self,
-        margin: int = 4,
+        margin: float = 4,
         base: float = 1000.0,
         gamma: float = 0.12,
         power: float = 1.0,
         minimum: float = 5.0,
     ) -> None:
         super().__init__()
-        if margin < 1:
+        if not (margin >= 1 and float(margin).is_integer()):
             raise ValueError(f"margin must be a whole number >= 1, got {margin}.")
         for name, value in (
             ("base", base), ("gamma", gamma), ("power", power), ("minimum", minimum)
         ):  # fmt: skip
             if not value >= 0:
                 raise ValueError(f"{name} must be >= 0, got {value}.")
-        self.margin, self.base, self.gamma = margin, base, gamma
+        self.margin, self.base, self.gamma = int(margin), base, gamma
         self.power, self.minimum = power, minimum
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 

@@ -18,8 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.functional import affinity_matrix, normalized_cut, softmax_transition
+from torchreid_spectral.functional import affinity_matrix
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
+from torchreid_spectral.functional.cut import cut_ratios
 from torchreid_spectral.losses.class_scores import ClassScores
 from torchreid_spectral.losses.identity import check_scale
 from torchreid_spectral.losses.metric import MetricLoss
@@ -79,8 +80,10 @@ class NormalizedCutLoss(MetricLoss):
             raise InputError("normalized_cut needs the classifier's scores, got none.")
         cosine = at_least_float32(scores if isinstance(scores, Tensor) else scores.cosine)
         nodes = at_least_float32(features.detach() if self.detach else features)
+        if not len(targets):
+            return features.sum() * 0
         with full_precision(features):
-            probabilities = softmax_transition(cosine, temperature=1 / self.scale)
+            logs = (cosine * self.scale).log_softmax(dim=1)[:, targets.unique()]
+            members = (logs - logs.detach().amax(dim=0)).exp()
             affinity = affinity_matrix(nodes, self.temperature)
-            classes = targets.unique()
-            return normalized_cut(affinity, probabilities[:, classes]) / len(classes)
+            return cut_ratios(affinity, logs.exp(), members).mean()

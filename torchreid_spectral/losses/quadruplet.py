@@ -73,6 +73,7 @@ class QuadrupletLoss(MetricLoss):
         Returns:
             The loss.
         """
+        features = features - features.detach().mean(dim=0)  # else close ones cancel
         squared = squared_euclidean_distance(features, features)
         same = targets[:, None] == targets[None, :]
         size = len(targets)

@@ -57,9 +57,11 @@ def local_blurring(
             scores = weights @ scores
         moved = 1 - scores
         places = np.argsort(moved, kind="stable")
-        shift = near[: len(head)][-1] - moved[places][-1]
+        last = near[len(head) - 1]
+        if len(head) < len(right):  # before the rest, duplicates of the last too
+            last = np.nextafter(last, np.float32(-np.inf))
         order = np.concatenate([head[places], order[k:]])
-        near = np.concatenate([moved[places] + shift, near[k:]])
+        near = np.concatenate([moved[places] - moved[places][-1] + last, near[k:]])
         answers.append(order[:top_k])
         found.append(near[:top_k])
     return np.stack(answers), np.stack(found).astype(np.float32)

@@ -24,7 +24,8 @@ class HeadReranker(Reranker):
     """Re-orders the nearest k of each query by cosine; the rest keeps its order.
 
     The new distances of the k are shifted by a constant, one a query, so that the farthest of
-    them keeps the k-th original distance and stays before the rest.
+    them has the k-th original distance, or the next smaller number: it stays before the rest,
+    duplicates of the k-th too.
 
     Args:
         k: Gallery images that take part, the nearest of each query.
@@ -72,7 +73,10 @@ class HeadReranker(Reranker):
         with full_precision(query):
             new = self._new_distances(query, near, distances)
         order, new = top_k(new, near.shape[1])
-        return near.gather(1, order), (new - new[:, -1:]) + distances[:, -1:]  # the k-th exactly
+        last = distances[:, -1:]
+        if near.shape[1] < len(self.gallery):
+            last = last.nextafter(last.new_tensor(-torch.inf))
+        return near.gather(1, order), (new - new[:, -1:]) + last  # the k-th exactly
 
     def _list_size(self, num_queries: int, top_k: int) -> tuple[int, int]:
         length = min(max(top_k, self.k), len(self.gallery))

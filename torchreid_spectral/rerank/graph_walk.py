@@ -60,7 +60,7 @@ class GraphWalk(JointReranker):
     r"""Compare images by where random walkers from them go.
 
     All queries of one call and the gallery are nodes of one graph, unless ``inductive``.
-    ``chunk_size`` changes nothing. Distances are in [0, 2].
+    ``chunk_size`` changes nothing. Distances are in [0, 2] up to rounding.
 
     Degenerate inputs: ``k >= N`` makes all images neighbours. An image is its own first neighbour,
     before its duplicates. A zero vector has cosine zero with everything.

@@ -70,7 +70,7 @@ class KReciprocal(JointReranker):
     Degenerate inputs: with ``k1 >= N`` or ``k2 >= N`` every node is a neighbour. Each image is its
     own nearest neighbour, also among duplicates; other equal distances are ordered by the lower
     node, queries first, so that of more than k1 duplicates the first are the others' neighbours.
-    A row of distances that are all zero stays zero.
+    A row of distances that are all zero stays zero; what rounding leaves of them is ranked.
 
     Args:
         k1: Neighbours that must be mutual.

@@ -35,8 +35,8 @@ class LocalBlurring(HeadReranker):
     r"""Re-order the nearest k of each query by one random-walk step among themselves.
 
     The rest keeps its order. Within one query the distances are :math:`1 - W y_0`, shifted by a
-    constant so that the farthest of the k keeps the k-th original distance and so stays before
-    the rest.
+    constant so that the farthest of the k has the k-th original distance and stays before the
+    rest, see :class:`~torchreid_spectral.rerank._head.HeadReranker`.
 
     Args:
         k: Gallery images that take part, the nearest of each query.

@@ -113,7 +113,8 @@ class SupervisedManifold(HeadReranker):
         for _ in range(self.rounds):
             spread = transition @ affinity @ transition.mT
             affinity = self.alpha * spread + (1 - self.alpha) * target
-        return -affinity[:, 0, 1:]  # "1 -" would round small affinities away
+        tiny = torch.finfo(affinity.dtype).tiny
+        return -affinity[:, 0, 1:].clamp_min(tiny).log()  # the order, of the smallest too
 
     def _target(self, near: Tensor, nodes: Tensor) -> Tensor:
         """Give L: the probe is known to be itself only."""
