@@ -78,7 +78,7 @@ SUITES: dict[str, dict[str, Variant]] = {
     "parts": pairs("parts", *PARTS),
     # A second cycle of the learning rate, from weights of the first: give them as --weights.
     "again": {"parts_walk": pairs("parts", *PARTS)["parts_walk"],
-              "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.001"])},
+              "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.00075"])},
     # H. Luo et al., 2019: BNNeck, triplet, label smoothing; and the parts.
     "strong": pairs("strong", "loss.id", "softmax", "loss.metric", "triplet",
                     "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
