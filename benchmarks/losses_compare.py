@@ -148,7 +148,7 @@ def results(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
                 {side: [load_run(file(out, side, seed).parent) for seed in both] for side in sides}
             )
     saved = [json.loads(path.read_text()) for path in sorted(out.glob("*/seed_*/metrics.json"))]
-    commits = ", ".join(sorted({run["commit"] for run in saved}))
+    commits = ", ".join(sorted({run["commit"] or "not known" for run in saved}))
     teacher = file(out, TEACHER, 1)
     return {
         **provenance(),

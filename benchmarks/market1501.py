@@ -300,7 +300,7 @@ def write(path: Path, rows: dict[str, Any], size: str) -> None:
                                                       row[0])))  # fmt: skip
     content = {
         **provenance(),
-        "commit": ", ".join(sorted({row["commit"] for row in rows.values()})),
+        "commit": ", ".join(sorted({row["commit"] or "not known" for row in rows.values()})),
         "threads": ", ".join(sorted({str(row["threads"]) for row in rows.values()})),
         "size": size,
         "suites": {suite: [*variants] for suite, variants in SUITES.items()},

@@ -61,7 +61,8 @@ def table_of(text):
 
 
 def test_demo_ends_as_shown(torchreid, tiny_options, tmp_path, capsys):
-    given = ["--config-file", "configs/spectral_demo.yaml", *tiny_options, "rerank.k", "5",
+    given = ["--config-file", "configs/spectral_demo.yaml", *tiny_options,
+             "rerank.local_blurring.k", "5",
              "report.ranked_lists", "0", "data.save_dir", str(tmp_path)]  # fmt: skip
     assert load_tool("main").main(given) == 0
     found = capsys.readouterr().out

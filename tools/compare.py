@@ -230,10 +230,10 @@ def handing_on() -> Iterator[list[int]]:
     def note(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
         for process in list(RUNNING):
-            if os.name == "nt":
-                process.terminate()
-            else:
+            if os.name != "nt":
                 process.send_signal(signum)
+            elif signum == signal.SIGTERM:  # Ctrl-C they get from their console, and save
+                process.terminate()
 
     if threading.current_thread() is not threading.main_thread():
         yield received

@@ -7,7 +7,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,10 +71,11 @@ def run(args: argparse.Namespace) -> Path:
 
 def metrics_of(weights: Path, model: Any, settings: Any) -> Any:
     """Find the metrics of the weights' run, where its last test is of them and these settings."""
+    from torchreid_spectral.inference.weights import read_metrics
+
     for folder in list(weights.resolve().parents)[:2]:
-        path = folder / "metrics.json"
-        if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_metrics(folder)
+        if content:
             return content.get("metrics", {}) if tested_alike(content, model, settings) else {}
     return {}
 

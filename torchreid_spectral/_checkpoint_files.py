@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -70,7 +71,7 @@ def load_checkpoint(fpath: str | os.PathLike[str]) -> Any:  # noqa: ANN401 (what
     except Exception as error:  # torch raises many kinds for a bad file
         raise InputError(
             f"{path} is not a checkpoint that can be loaded safely (weights only): "
-            f"{_first_line(error)} If it is truncated, copy it anew; if it holds Python objects, "
+            f"{_reason(error)} If it is truncated, copy it anew; if it holds Python objects, "
             "save its state_dict alone where you trust it."
         ) from error
 
@@ -115,8 +116,9 @@ def save_checkpoint(
 ) -> None:
     """Save a checkpoint under torchreid's file name, whole or not at all.
 
-    Takes the place of torchreid's function of that name. NumPy scalars become Python numbers, so
-    that any ``torch.load`` reads the file; it is written beside its place and renamed.
+    Takes the place of torchreid's function of that name. NumPy scalars, and what a test returns,
+    become Python numbers, so that any ``torch.load`` reads the file; it is written beside its
+    place and renamed.
 
     Args:
         state: ``state_dict``, ``epoch`` and whatever else; not modified.
@@ -124,10 +126,7 @@ def save_checkpoint(
         is_best: Whether to copy it to ``model-best.pth.tar`` too.
         remove_module_from_keys: Whether to strip DataParallel's prefix from the weights' names.
     """
-    plain = {
-        key: value.item() if isinstance(value, np.generic) else value
-        for key, value in state.items()
-    }
+    plain = {key: _plain(value) for key, value in state.items()}
     if remove_module_from_keys:
         plain["state_dict"] = {
             name.removeprefix("module."): value for name, value in plain["state_dict"].items()
@@ -156,7 +155,8 @@ def resume_from_checkpoint(
 
     Args:
         fpath: Path of a checkpoint.
-        model: Gets the weights; it may be wrapped in DataParallel.
+        model: Gets the weights; it may be wrapped in DataParallel or in
+            DistributedDataParallel.
         optimizer: Gets its state, if given.
         scheduler: Gets its state, if given.
 
@@ -167,7 +167,8 @@ def resume_from_checkpoint(
         InputError: If the checkpoint is of another model or optimiser.
     """
     checkpoint = load_checkpoint(fpath)
-    network = model.module if isinstance(model, torch.nn.DataParallel) else model
+    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    network: torch.nn.Module = model.module if isinstance(model, wrappers) else model
     try:
         weights = checkpoint["state_dict"]
         network.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})
@@ -177,12 +178,26 @@ def resume_from_checkpoint(
         epoch = int(checkpoint["epoch"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"{fpath} does not fit this model and optimiser ({_first_line(error)}). Resume with "
+            f"{fpath} does not fit this model and optimiser ({_reason(error)}). Resume with "
             "the config it was trained with, or take its weights alone with model.load_weights."
         ) from error
     sys.stdout.write(f'Resumed from "{fpath}", epoch {epoch}\n')
     return epoch
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, np.generic):
+        return value.item()
+    return float(value) if isinstance(value, float) else value
+
+
+def _reason(error: Exception) -> str:
+    """Shorten an error of PyTorch's to what is wrong, without what it would advise."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    forbidden = re.search(r"Unsupported global: GLOBAL (\S+)", text)
+    if forbidden:
+        return f"it holds a {forbidden[1]}."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:3]) if lines[0].startswith("Error(s) in loading") else lines[0]

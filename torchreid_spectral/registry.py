@@ -227,14 +227,17 @@ def show_messages(handler: logging.Handler | None = None) -> None:
         return
     logger.addHandler(handler or _StandardOutput())
     logger.setLevel(logging.INFO)
-    logger.propagate = False
 
 
 class _StandardOutput(logging.Handler):
-    """Writes to what ``sys.stdout`` is at that moment: torchreid's scripts replace it."""
+    """Writes to what ``sys.stdout`` is at that moment: torchreid's scripts replace it.
+
+    Where the user has set up logging since, their handlers are given the messages, not this one.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stdout.write(self.format(record) + "\n")
+        if not logging.getLogger().handlers:
+            sys.stdout.write(self.format(record) + "\n")
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -152,9 +152,9 @@ def test_what_is_only_tested_may_have_been_trained_anyhow(torchreid):
 
 def test_reranker_gets_the_options_it_has(torchreid):
     cfg = get_default_config()
-    merge_options(cfg, ["rerank.method", "local_blurring", "rerank.k", "7"])
+    merge_options(cfg, ["rerank.method", "local_blurring", "rerank.local_blurring.k", "7"])
     assert build.build_rerank(cfg).k == 7
-    merge_options(cfg, ["rerank.method", "k_reciprocal", "rerank.k1", "9"])
+    merge_options(cfg, ["rerank.method", "k_reciprocal", "rerank.k_reciprocal.k1", "9"])
     assert build.build_rerank(cfg).k1 == 9
     assert isinstance(UnknownNameError("a", "b", ["c"]), ValueError)
 
@@ -225,3 +225,9 @@ def test_options_that_objects_have_too_have_their_defaults(torchreid):
         defaults = {each.name: each.default for each in fields(kind)}
         assert dict(cfg[group]).items() <= defaults.items(), group
     assert build.training_options(cfg) == TrainingOptions()
+
+
+def test_options_without_their_reranker_are_refused(torchreid):
+    """Of whom ``rerank.k`` is would depend on who reads it."""
+    with pytest.raises(UnknownNameError, match="rerank"):
+        merge_options(get_default_config(), ["rerank.k", "7"])

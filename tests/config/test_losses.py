@@ -82,11 +82,11 @@ def optimizer(model):
     return torch.optim.SGD(model.parameters(), lr=0.1)
 
 
-def test_keys_of_earlier_configs_go_on_working(torchreid, tmp_path):
+def test_a_list_of_one_may_be_given_bare(torchreid, tmp_path):
     path = tmp_path / "old.yaml"
     path.write_text(
-        "model:\n  name: spectral_osnet_x0_25\nloss:\n  name: spectral\n  spectral:\n"
-        "    id: am_softmax\n    metric: triplet\n    weight_walked: 0.5\n    weight_metric: 2.0\n"
+        "model:\n  name: spectral_osnet_x0_25\nloss:\n  name: spectral\n"
+        "  id: am_softmax\n  metric: triplet\n  weight_walked: 0.5\n  metric_weights: 2.0\n"
     )
     cfg = get_default_config()
     merge_file(cfg, path)
@@ -95,7 +95,7 @@ def test_keys_of_earlier_configs_go_on_working(torchreid, tmp_path):
     assert isinstance(loss.id_loss.criterion, AMSoftmaxLoss)
     assert loss.id_loss.weight_walked == 0.5
     assert loss.metric_weights == {"triplet": 2.0}
-    merge_options(cfg, ["loss.spectral.metric", ""])
+    merge_options(cfg, ["loss.metric", ""])
     merge_options(cfg, ["loss.metric_weights", "[]"])
     assert not build_criterion(cfg).metric_losses
 

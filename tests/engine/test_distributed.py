@@ -232,7 +232,8 @@ def total(shown):
 def command(torchreid, tiny_options):
     def build(folder, *more):
         return ["tools/main.py", "--config-file", "configs/spectral_demo.yaml", *tiny_options,
-                "model.name", "spectral_osnet_x0_25", "data.save_dir", str(folder), "rerank.k",
+                "model.name", "spectral_osnet_x0_25", "data.save_dir", str(folder),
+                "rerank.local_blurring.k",
                 "5", "report.ranked_lists", "0", *more]  # fmt: skip
 
     return build

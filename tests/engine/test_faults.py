@@ -27,7 +27,7 @@ TRAIN = "synthetic_pedestrians/bounding_box_train"
 OPTIONS = [
     "--config-file", "configs/spectral_demo.yaml",
     "model.name", "spectral_osnet_x0_25", "train.print_freq", "1", "report.ranked_lists", "0",
-    "rerank.k", "5", "test.rerank", "False",
+    "rerank.local_blurring.k", "5", "test.rerank", "False",
 ]  # fmt: skip
 
 

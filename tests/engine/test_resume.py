@@ -23,7 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 RUN = [
     "--config-file", "configs/spectral_demo.yaml",
     "model.name", "spectral_osnet_x0_25", "train.max_epoch", "2", "train.checkpoint_every", "1",
-    "train.print_freq", "1", "test.eval_freq", "1", "report.ranked_lists", "0", "rerank.k", "5",
+    "train.print_freq", "1", "test.eval_freq", "1", "report.ranked_lists", "0",
+    "rerank.local_blurring.k", "5",
     "data.transforms", "['random_flip','random_crop','random_erase','color_jitter']",
     "train.ema_decay", "0.9", "train.clip_norm", "5.0",
 ]  # fmt: skip

@@ -205,7 +205,8 @@ def run(tiny_options, folder, *more):
     spec = importlib.util.spec_from_file_location("tools_main", REPOSITORY / "tools" / "main.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    options = ["--config-file", "configs/spectral_demo.yaml", *tiny_options, "rerank.k", "5",
+    options = ["--config-file", "configs/spectral_demo.yaml", *tiny_options,
+               "rerank.local_blurring.k", "5",
                "model.name", "spectral_osnet_x0_25", "report.ranked_lists", "0",
                "data.save_dir", str(folder), *more]  # fmt: skip
     return tool.main(options)

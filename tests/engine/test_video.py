@@ -136,7 +136,8 @@ def options_of(root, folder, name):
         "data.root": root, "data.sources": f"['{name}']", "data.targets": f"['{name}']",
         "data.height": 64, "data.width": 32, "data.workers": 0, "data.save_dir": folder,
         "model.name": "spectral_osnet_x0_25", "model.pretrained": False, "train.batch_size": 8,
-        "train.max_epoch": 1, "video.seq_len": 2, "rerank.k": 4, "test.batch_size": 8,
+        "train.max_epoch": 1, "video.seq_len": 2,
+        "rerank.local_blurring.k": 4, "test.batch_size": 8,
         "report.ranked_lists": 2,
         **{f"synthetic_video.{key}": getattr(SPEC, key) for key in (
             "num_train_ids", "num_test_ids", "num_cameras", "tracklets_per_id", "min_frames",

@@ -213,7 +213,7 @@ def test_batch_is_fixed_and_draws_nothing(torchreid, pictures):
 def trained(torchreid, tiny_options, tmp_path_factory):
     """A trained run with its report."""
     folder = tmp_path_factory.mktemp("trained")
-    options = [*tiny_options, "model.name", "spectral_osnet_x0_25", "rerank.k", "5",
+    options = [*tiny_options, "model.name", "spectral_osnet_x0_25", "rerank.local_blurring.k", "5",
                "report.ranked_lists", "0", "report.html", "True", "train.max_epoch", "2",
                "model.attention", "[{'after': 'conv3', 'over': 'pixels'}]"]  # fmt: skip
     config = ["--config-file", "configs/spectral_demo.yaml"]

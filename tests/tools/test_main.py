@@ -38,7 +38,8 @@ def losses(text):
 def test_spectral_run_end_to_end(torchreid, tiny_options, tmp_path, capsys):
     arguments = [
         "--config-file", "configs/spectral_demo.yaml", *tiny_options,
-        "model.name", "spectral_osnet_x0_25", "data.save_dir", str(tmp_path), "rerank.k", "5",
+        "model.name", "spectral_osnet_x0_25", "data.save_dir", str(tmp_path),
+        "rerank.local_blurring.k", "5",
     ]  # fmt: skip
     assert main(arguments) == 0
     shown = capsys.readouterr().out
@@ -129,7 +130,8 @@ def test_duke_layout(torchreid, data_root, tiny_options, tmp_path, capsys):
         (["rerank.method", "local_blur"], "Did you mean local_blurring"),
         (["-s", "market1502"], "Unknown image dataset 'market1502'. Did you mean market1501"),
         (["synthetic.num_cameras", "9"], "num_cameras must be 2 to 6, got 9"),
-        (["rerank.method", "local_blurring", "rerank.temperature", "-1.0"], "got -1.0"),
+        (["rerank.method", "local_blurring",
+          "rerank.local_blurring.temperature", "-1.0"], "got -1.0"),
         (["loss.am_softmax.margin", "-1.0"], "margin must be >= 0, got -1.0"),
         (["loss.id", "arcfac"], "Unknown identity loss 'arcfac'. Did you mean arcface"),
         (["loss.metric", "triplett"], "Unknown metric loss 'triplett'. Did you mean triplet"),

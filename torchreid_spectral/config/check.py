@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
 from yacs.config import CfgNode
 
 from torchreid_spectral import _compat, registry
@@ -15,7 +16,9 @@ from torchreid_spectral.config.build import (
     training_options,
 )
 from torchreid_spectral.config.data import AUGMENT
+from torchreid_spectral.config.defaults import get_default_config
 from torchreid_spectral.config.losses import LOSS_NAMES, STOCK, check_losses
+from torchreid_spectral.config.merging import leaves
 from torchreid_spectral.data.cache import CACHES
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
@@ -26,7 +29,9 @@ from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional import WHITENINGS
 from torchreid_spectral.inference.weights import latest_weights
 from torchreid_spectral.layers.frame_pooling import POOLINGS, FramePooling
-from torchreid_spectral.models.stages import check_blocks
+from torchreid_spectral.models.heads import SpectralHead
+from torchreid_spectral.models.options import SpectralOptions
+from torchreid_spectral.models.stages import build_block, check_blocks
 from torchreid_spectral.rerank import RERANKERS
 
 logger = logging.getLogger(__name__)
@@ -63,10 +68,20 @@ def check_config(cfg: CfgNode) -> None:
     _check_test(cfg)
     _check_numbers(cfg)
     _check_training(cfg)
+    _tell_unused(cfg)
     _tell_baseline(cfg)
 
 
 def _check_names(cfg: CfgNode) -> None:
+    for key in ("sources", "targets"):
+        if not cfg.data[key]:
+            raise InputError(f"data.{key} must name a dataset at least, got [].")
+    if cfg.train.compile:
+        from torch import _dynamo  # takes a second
+
+        backends = _dynamo.list_backends(exclude_tags=())
+        if cfg.train.compile not in backends:
+            raise UnknownNameError("train.compile", cfg.train.compile, backends)
     schedulers = _compat.submodule("optim.lr_scheduler").AVAI_SCH
     samplers = _compat.submodule("data.sampler").AVAI_SAMPLERS
     for kind, name, known in (
@@ -99,6 +114,9 @@ def _check_model(cfg: CfgNode) -> None:
             f"{registry.PREFIX}{cfg.model.name}; with spectral.supervision plain it has no walk."
         )
     check_blocks(cfg.model.attention)
+    for block in cfg.model.attention:
+        options = {key: value for key, value in block.items() if key != "after"}
+        build_block(8 * max(1, int(block.get("heads", 1))), **options)
     if cfg.loss.name != "triplet" or cfg.loss.triplet.weight_x != 0:
         return
     if cfg.train.fixbase_epoch:
@@ -125,20 +143,27 @@ def _check_video(cfg: CfgNode) -> None:
 
 
 def _check_objects(cfg: CfgNode) -> None:
-    """Let the objects themselves check their options."""
+    """Let the objects themselves check their options, without drawing of the run's numbers."""
     try:
-        model_options(cfg)
-        SyntheticSpec(**cfg.synthetic)
-        SyntheticVideoSpec(**cfg.synthetic_video)
-        FramePooling(cfg.video.pooling_method, cfg.video.frame_temperature)
-        build_rerank(cfg)
-        build_whitening(cfg)
-        training_options(cfg)
-        check_losses(cfg)
+        with torch.random.fork_rng(devices=[]):
+            _build_parts(cfg)
     except InputError:
         raise
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
+
+
+def _build_parts(cfg: CfgNode) -> None:
+    options = SpectralOptions.of(**model_options(cfg))
+    width = 8 * max(1, options.heads)  # of what they are built with matters nothing here
+    SpectralHead(width, 2, walk=options.walk(width), **options.head())
+    SyntheticSpec(**cfg.synthetic)
+    SyntheticVideoSpec(**cfg.synthetic_video)
+    FramePooling(cfg.video.pooling_method, cfg.video.frame_temperature)
+    build_rerank(cfg)
+    build_whitening(cfg)
+    training_options(cfg)
+    check_losses(cfg)
 
 
 def _check_test(cfg: CfgNode) -> None:
@@ -209,6 +234,27 @@ def _check_training(cfg: CfgNode) -> None:
             "train.patience counts the tests during training: set test.eval_freq too, got "
             f"{cfg.test.eval_freq}."
         )
+
+
+def _tell_unused(cfg: CfgNode) -> None:
+    """Say which options were set that change nothing here."""
+    defaults = dict(leaves(get_default_config()))
+    of_spectral = [key for key in defaults if key.startswith("spectral.")]
+    stock = cfg.loss.name in STOCK
+    cases = (
+        (not cfg.model.name.startswith(registry.PREFIX), of_spectral, "models named spectral_*"),
+        (cfg.spectral.neck == "bnneck", ["spectral.bottleneck_dim", "spectral.activation"],
+         "spectral.neck bottleneck"),
+        (not cfg.spectral.stripes, ["spectral.global_part"], "spectral.stripes above 0"),
+        (not stock, ["spectral.scale"], "loss.name softmax and triplet"),
+        (stock, ["train.graph_every"], "losses of this package"),
+        (distributed.started_by_torchrun() == 1, ["train.sync_bn"], "several processes"),
+    )  # fmt: skip
+    now = dict(leaves(cfg))
+    for applies, keys, what in cases:
+        unused = [key for key in keys if applies and now[key] != defaults[key]]
+        if unused and not distributed.rank():
+            logger.warning("Without effect here: %s (only for %s).", ", ".join(unused), what)
 
 
 def _tell_baseline(cfg: CfgNode) -> None:

@@ -19,7 +19,8 @@ from torchreid_spectral.config.data import build_cache, leave_augmentation
 from torchreid_spectral.config.losses import STOCK, build_criterion, build_distillation
 from torchreid_spectral.engine import image, stock
 from torchreid_spectral.engine.video import VideoSpectralEngine
-from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.errors import UnknownNameError
+from torchreid_spectral.models.spectral_net import check_open_layers
 
 __all__ = ["build_engine", "run_kwargs"]
 
@@ -124,14 +125,10 @@ def _check_open_layers(cfg: CfgNode, model: nn.Module) -> None:
     """Name the layers that torchreid would stop at with an assertion, when training begins."""
     network = model.module if isinstance(model, nn.DataParallel) else model
     known = [name for name, _ in network.named_children()]
-    spectral = cfg.model.name.startswith(registry.PREFIX)
-    if cfg.train.fixbase_epoch and spectral and "classifier" not in cfg.train.open_layers:
-        raise InputError(
-            f"train.open_layers {list(cfg.train.open_layers)} leaves the classifier of a spectral "
-            "model in eval mode, where it does not walk. Name classifier too."
-        )
     used = {"open_layers": cfg.train.fixbase_epoch, "new_layers": cfg.train.staged_lr}
     for key in used:
         for name in cfg.train[key] if used[key] else ():
             if name not in known:
                 raise UnknownNameError(f"layer of {cfg.model.name} in train.{key}", name, known)
+    if cfg.train.fixbase_epoch:
+        check_open_layers(network, cfg.train.open_layers)

@@ -9,6 +9,8 @@ from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_spectral import _compat, registry
+from torchreid_spectral.config.defaults import get_default_config
+from torchreid_spectral.config.merging import leaves
 from torchreid_spectral.engine.distillation import Distillation, load_teacher
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.losses import CombinedLoss, DarkRankLoss
@@ -83,6 +85,7 @@ def check_losses(cfg: CfgNode) -> None:
             "distill.teacher needs the images of the whole batch, which train.chunk_size "
             f"{cfg.train.chunk_size} cuts. Set it to 0."
         )
+    _check_used(cfg)
     id_loss, metrics = chosen_losses(cfg)
     for kind, name, known in (
         ("identity loss", id_loss or "am_softmax", ID_LOSSES),
@@ -94,6 +97,23 @@ def check_losses(cfg: CfgNode) -> None:
     _dark_rank(cfg)
     if cfg.loss.name not in STOCK:
         _check_model(cfg, id_loss, metrics)
+
+
+def _check_used(cfg: CfgNode) -> None:
+    """Refuse losses that were asked for and would not be trained by."""
+    if cfg.loss.name == "spectral" or cfg.test.evaluate:
+        return
+    keys = ["id", "metric", "metric_weights", "weight", "weight_walked"]
+    if cfg.loss.name in STOCK:
+        keys += [f"softmax.{key}" for key in ("scale", "normalized")]
+        keys += [f"triplet.{key}" for key in ("soft_margin", "metric", "normalize")]
+    now, usual = dict(leaves(cfg.loss)), dict(leaves(get_default_config().loss))
+    for key in keys:
+        if now[key] != usual[key]:
+            raise InputError(
+                f"loss.{key} {now[key]} has no effect under loss.name {cfg.loss.name}: set "
+                f"loss.name spectral, or leave loss.{key} at {usual[key]}."
+            )
 
 
 def build_criterion(cfg: CfgNode) -> CombinedLoss:

@@ -16,21 +16,6 @@ from torchreid_spectral.errors import InputError, UnknownNameError
 __all__ = ["leaves", "merge_file", "merge_options", "merged_config"]
 
 _MAY_BE_INFINITE = ("spectral.steps",)
-_RESPELT = {("rerank.graph_walk.normalization", "row"): "rows"}
-# Keys of version 0.1.0's first configs, which go on working.
-_MOVED = {
-    "loss.spectral.id": "loss.id",
-    "loss.spectral.metric": "loss.metric",
-    "loss.spectral.weight": "loss.weight",
-    "loss.spectral.weight_walked": "loss.weight_walked",
-    "loss.spectral.weight_metric": "loss.metric_weights",
-    "rerank.k": "rerank.local_blurring.k",
-    "rerank.temperature": "rerank.local_blurring.temperature",
-    "rerank.steps": "rerank.local_blurring.steps",
-    "rerank.k1": "rerank.k_reciprocal.k1",
-    "rerank.k2": "rerank.k_reciprocal.k2",
-    "rerank.lambda_value": "rerank.k_reciprocal.lambda_value",
-}
 
 
 def merged_config(config: Mapping[str, Any]) -> CfgNode:
@@ -46,7 +31,7 @@ def merged_config(config: Mapping[str, Any]) -> CfgNode:
     cfg = get_default_config()
     known = dict(leaves(cfg))
     for key, value in leaves(config):
-        if _MOVED.get(key, key) in known:
+        if key in known:
             _set(cfg, key, value)
     return cfg
 
@@ -100,12 +85,9 @@ def _decoded(text: str) -> Any:  # noqa: ANN401
 
 def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
     known = dict(leaves(cfg))
-    key = _MOVED.get(key, key)
     if key not in known:
         raise UnknownNameError("config key", key, known)
     default = known[key]
-    if isinstance(value, str):
-        value = _RESPELT.get((key, value), value)
     if default == "off" and value is False:  # what YAML reads it as
         value = "off"
     if key in _MAY_BE_INFINITE and value in ("inf", float("inf")):

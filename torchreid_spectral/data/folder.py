@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torchreid_spectral._files import walk
+from torchreid_spectral.data.images import PICTURE_SUFFIXES
 from torchreid_spectral.errors import InputError
 
 __all__ = ["NOBODY", "SPLITS", "Item", "Scan", "natural", "scan"]
@@ -44,7 +45,6 @@ _SPLIT_OF = {
     "bbox_test": "gallery",
 }
 NOBODY = "0000"
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _MARKET = re.compile(r"(-?\d+)_c(\d+)(s\d+_\d+)?")
 _MARS = re.compile(r"(\d{4}|00-1)C(\d+)T(\d+)F(\d+)")
 EXPECTED = (
@@ -159,7 +159,7 @@ def _pictures(folder: Path, ignored: list[str] | None = None) -> Iterator[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
 def _read_folder(root: Path, found: Scan) -> None:

@@ -12,10 +12,20 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-__all__ = ["BROKEN_IMAGE", "ImageReader", "read_image", "reading_with"]
+__all__ = ["BROKEN_IMAGE", "PICTURE_SUFFIXES", "BrokenImage", "ImageReader", "as_rgb", "decode",
+           "read_image", "reading_with"]
+
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+)
+"""Ends of the names of pictures in folders, in lower case."""
 
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is missing, empty, truncated, foreign or absurdly large."""
+
+
+class BrokenImage(OSError):
+    """An image that cannot be read; what a transform raises afterwards is something else."""
 
 
 ImageReader = Callable[[str], Image.Image]
@@ -34,11 +44,12 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         The image, wholly decoded.
 
     Raises:
-        OSError: If it is missing, empty, truncated or no image.
-    """  # noqa: DOC502
-    if _reader is not None:
-        return _reader(os.fspath(path))
-    return decode(os.fspath(path))
+        BrokenImage: If it is missing, empty, truncated or no image.
+    """
+    try:
+        return (_reader or decode)(os.fspath(path))
+    except BROKEN_IMAGE as error:
+        raise BrokenImage(str(error) or type(error).__name__) from error
 
 
 def decode(path: str) -> Image.Image:

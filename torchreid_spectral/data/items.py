@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from torchreid_spectral import _random
-from torchreid_spectral.data.images import BROKEN_IMAGE, ImageReader, reading_with
+from torchreid_spectral.data.images import ImageReader, reading_with
 
 __all__ = ["ON_ERROR", "NamedItems", "Ticket"]
 
@@ -41,10 +43,32 @@ class NamedItems(Dataset[Any]):
         self, dataset: Any, on_error: str = "raise", reader: ImageReader | None = None  # noqa: ANN401
     ) -> None:
         self.dataset, self.on_error, self.reader = dataset, on_error, reader
+        self._digest: str | None = None
         self._siblings: dict[int, list[int]] = defaultdict(list)
         if getattr(dataset, "mode", "") == "train":
             for index, item in enumerate(dataset.data):
                 self._siblings[item[1]].append(index)
+
+    def digest(self) -> str:
+        """Name the images and their identities, in order; where they lie does not matter.
+
+        Returns:
+            64 hexadecimal digits.
+        """
+        if self._digest is None:
+            content = hashlib.sha256()
+            for paths, pid, *_ in self.dataset.data:
+                several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+                names = "/".join(os.path.basename(os.fspath(path)) for path in several)
+                content.update(f"{names} {pid}\n".encode())
+            self._digest = content.hexdigest()
+        return self._digest
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Give what the dataset has, such as its lists; not while it is being unpickled."""
+        if name.startswith("__") or "dataset" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -72,7 +96,7 @@ class NamedItems(Dataset[Any]):
         for index in ticket.indices:
             try:
                 item = self._load(index, skipped)
-            except BROKEN_IMAGE as error:
+            except OSError as error:
                 # Raised in a worker it would come out buried in a traceback.
                 return {"error": f"{self._name(index, error)}, or set data.on_error skip."}
             if item is not None:
@@ -82,14 +106,14 @@ class NamedItems(Dataset[Any]):
     def _load(self, index: int, skipped: list[str]) -> Any:  # noqa: ANN401
         try:
             return self[index]
-        except BROKEN_IMAGE as error:
+        except OSError as error:
             if self.on_error == "raise":
                 raise
             skipped.append(self._name(index, error))
         for sibling in _others(self._siblings.get(self.dataset.data[index][1], []), index):
             try:
                 return self[sibling]
-            except BROKEN_IMAGE:
+            except OSError:
                 continue
         return None
 

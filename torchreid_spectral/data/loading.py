@@ -20,10 +20,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from torchreid_spectral.data.images import ImageReader
 from torchreid_spectral.data.items import NamedItems, Ticket
@@ -45,7 +46,7 @@ class EpochLoader:
         first: Gives every process what the first one has: the order of an epoch is one.
 
     Raises:
-        InputError: If the processes cannot share a batch.
+        InputError: If the processes cannot share a batch, or the loader has a batch_sampler.
     """
 
     def __init__(
@@ -60,6 +61,11 @@ class EpochLoader:
         world_size: int = 1,
         first: Callable[[Any], Any] = lambda item: item,
     ) -> None:
+        if loader.batch_size is None:
+            raise InputError(
+                "A loader with a batch_sampler, or without batches, cannot be gone on with: give "
+                "a sampler and a batch_size."
+            )
         self.first = first
         self.sampler, self.drop_last = loader.sampler, loader.drop_last
         self.batch_size, self.workers = int(loader.batch_size), int(loader.num_workers)
@@ -71,10 +77,10 @@ class EpochLoader:
             batch_sampler=_Tickets(self),  # type: ignore[arg-type]
             num_workers=self.workers,
             pin_memory=loader.pin_memory,
-            collate_fn=_collate,  # type: ignore[arg-type]
+            collate_fn=partial(_collate, loader.collate_fn),
             persistent_workers=persistent and self.workers > 0,
             timeout=timeout if self.workers else 0,
-            worker_init_fn=leave_with_parent if self.workers else None,
+            worker_init_fn=partial(_start_worker, loader.worker_init_fn) if self.workers else None,
             generator=torch.Generator(),  # the global one is drawn from below, once an epoch
         )
         self.skipped: dict[str, int] = {}
@@ -101,6 +107,7 @@ class EpochLoader:
             "base_seed": self._base_seed,
             "slots": dict(self._slots),
             "batch": [self.batch_size, self.workers, self.world_size, len(self.dataset)],
+            "data": self.dataset.digest(),
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -121,6 +128,12 @@ class EpochLoader:
             raise InputError(
                 "An epoch goes on only with the same train.batch_size, data.workers, number of "
                 f"processes and data: the checkpoint has {list(state['batch'])}, this run {here}."
+            )
+        if state.get("data", self.dataset.digest()) != self.dataset.digest():
+            raise InputError(
+                "The training images, or whose they are, are others than the checkpoint's, though "
+                "as many: what it has learned of each identity would go to another. Resume with "
+                "the same data and split, or take its weights alone with model.load_weights."
             )
         self._order = state["order"].tolist()
         self._base_seed, self.position = int(state["base_seed"]), int(state["position"])
@@ -226,11 +239,18 @@ def leave_with_parent(worker: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _collate(loaded: dict[str, Any]) -> dict[str, Any]:
+def _start_worker(also: Callable[[int], None] | None, worker: int) -> None:
+    """Prepare a worker, then as the user's loader has it."""
+    leave_with_parent(worker)
+    if also is not None:
+        also(worker)
+
+
+def _collate(collate: Callable[[list[Any]], Any], loaded: dict[str, Any]) -> dict[str, Any]:
     if "error" in loaded:
         return loaded
     items = loaded.pop("items")
-    return loaded | {"batch": default_collate(items) if items else None}
+    return loaded | {"batch": collate(items) if items else None}
 
 
 def _loader_error(error: RuntimeError) -> RuntimeError:

@@ -24,12 +24,20 @@ class _Registered:
         return register, ()
 
 
-def _restore(_: object, kind: Any) -> Any:  # noqa: ANN401
-    return kind.__new__(kind)
+def _restore(_: object, make: Any, arguments: Any) -> Any:  # noqa: ANN401
+    return make(*arguments)
 
 
 def _reduce(dataset: Any, protocol: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    return _restore, (_Registered(), type(dataset)), dataset.__dict__
+    """Reduce as the class itself says, after the registration."""
+    kind: Any = type(dataset)
+    if kind.__reduce__ is not object.__reduce__:
+        make, arguments, *rest = dataset.__reduce__()
+        return _restore, (_Registered(), make, arguments), *rest
+    own = getattr(kind, "__getstate__", None)  # object has one since Python 3.11
+    default = own is None or own is getattr(object, "__getstate__", None)
+    state = dataset.__dict__ if default else dataset.__getstate__()
+    return _restore, (_Registered(), kind.__new__, (kind,)), state
 
 
 def patch_pickling() -> None:

@@ -76,6 +76,11 @@ class ReportingMixin(TestMixin):
         self._reader, self.augment = reader, augment
         self._started = time.perf_counter()
         self.tested: dict[str, Any] = {}  # of the last test, for the report
+        engine.max_epoch = 0  # until run() knows it
+        self._take_loaders()
+
+    def _take_loaders(self) -> None:
+        engine: Any = self
         engine.train_loader = self._loader(engine.train_loader)
         engine.test_loader = {
             name: {part: self._loader(loader) for part, loader in parts.items()}
@@ -83,6 +88,8 @@ class ReportingMixin(TestMixin):
         }
 
     def _loader(self, loader: Any) -> EpochLoader:  # noqa: ANN401
+        if isinstance(loader, EpochLoader):
+            return loader
         return EpochLoader(
             loader,
             on_error=self.options.on_error,
@@ -153,6 +160,7 @@ class ReportingMixin(TestMixin):
         self.result, self._training = None, not test_only
         engine.start_epoch, engine.max_epoch = start_epoch, max_epoch
         engine.epoch = max(max_epoch - 1, 0)  # what it is where nothing is left to train
+        self._take_loaders()  # the user may have given others since
         self._started = time.perf_counter()
         try:
             with StopSignals() as self.stop:

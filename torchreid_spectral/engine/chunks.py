@@ -42,13 +42,13 @@ def chunked_backward(
         network: The model, not wrapped.
         images: ``(B, 3, H, W)``.
         loss: From the model's outputs for the whole batch to the loss.
-        chunk_size: Images that go through the backbone at a time.
+        chunk_size: Images that go through the backbone at a time, at most.
         scale: What the loss goes through before it is differentiated.
 
     Returns:
         The loss.
     """
-    chunks = images.split(chunk_size)
+    chunks = images.tensor_split(-(-len(images) // chunk_size))  # of lengths that differ by one
     kept, states = [], []
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.no_grad():
@@ -64,9 +64,11 @@ def chunked_backward(
     scale(value).backward()
     after = _random.capture()
     gradients = [leaf.grad for leaf in leaves(whole)]
-    for number, (chunk, state) in enumerate(zip(chunks, states)):
+    start = 0
+    for chunk, state in zip(chunks, states):
         _random.restore(state)
-        _push_back(_below_the_cut(network, chunk), gradients, number * chunk_size)
+        _push_back(_below_the_cut(network, chunk), gradients, start)
+        start += len(chunk)
     _random.restore(after)
     return value.detach()
 

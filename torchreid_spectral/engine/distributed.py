@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from torchreid_spectral.errors import InputError
+from torchreid_spectral.errors import InputError, RunError
 from torchreid_spectral.layers import SpectralAttention
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "process_group",
     "rank",
     "share_buffers",
+    "share_parameters",
     "span_walks",
     "started_by_torchrun",
     "world_size",
@@ -177,6 +178,18 @@ def share_buffers(network: nn.Module) -> None:
         dist.broadcast(buffer, 0)
 
 
+def share_parameters(network: nn.Module) -> None:
+    """Give every process the first one's parameters, as DistributedDataParallel does at its start.
+
+    Args:
+        network: Of one kind in every process.
+    """
+    if world_size() == 1:
+        return
+    for parameter in network.parameters():
+        dist.broadcast(parameter.data, 0)
+
+
 def agree(*values: float) -> list[float]:
     """Take the largest of each value over all processes.
 
@@ -237,14 +250,17 @@ def first_result(function: Callable[[], Any]) -> Any:  # noqa: ANN401
 
     Raises:
         InputError: In every process, where it is raised in the first.
+        RunError: Likewise.
     """
     outcome: Any = None
     if rank() == 0:
         try:
-            outcome = function(), ""
-        except InputError as error:
-            outcome = None, str(error)
+            outcome = function(), None
+        except (InputError, RunError) as error:
+            outcome = None, error
     result, problem = first_object(outcome)
-    if problem:
-        raise InputError(problem)
+    if isinstance(problem, RunError):
+        raise RunError(*problem.args)
+    if problem is not None:
+        raise InputError(str(problem))
     return result

@@ -166,7 +166,8 @@ class ImageMetricEngine(ImageSpectralEngine):
         if self.criterion.id_loss is not None or wants_scores:
             raise InputError(
                 f"{type(network).__name__} has no cosine classifier: it can be trained by metric "
-                "losses that compare features alone. Use model.name spectral_<name>."
+                "losses that compare features alone. Use model.name spectral_<name>, or "
+                "criterion=CombinedLoss(metric_losses={'triplet': BatchHardTripletLoss()})."
             )
         built = getattr(network, "contract", getattr(network, "loss", "triplet"))
         if built == "softmax":

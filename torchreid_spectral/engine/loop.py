@@ -21,9 +21,16 @@ from torchreid_spectral import _compat, _random
 from torchreid_spectral.engine import distributed, scalars
 from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder
 from torchreid_spectral.engine.faults import Interrupted, StopSignals
-from torchreid_spectral.engine.progress import Progress, apply, apply_weights, snapshot
-from torchreid_spectral.engine.step import StepMixin
+from torchreid_spectral.engine.progress import (
+    Progress,
+    apply,
+    apply_weights,
+    figure_name,
+    snapshot,
+)
+from torchreid_spectral.engine.step import StepMixin, unwrapped
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.models.spectral_net import check_open_layers
 
 __all__ = ["Bar", "LoopMixin", "say"]
 
@@ -78,7 +85,7 @@ class LoopMixin(StepMixin):
         self.folder = CheckpointFolder(Path(save_dir) / FOLDER)
         self.prepare_step()
         if self._rng is None:
-            self.progress = Progress(epoch=start_epoch)
+            self.progress = Progress(epoch=start_epoch, figure=figure_name(self))
         else:
             _random.restore(self._rng)
             self._rng = None
@@ -90,6 +97,11 @@ class LoopMixin(StepMixin):
                 f"An epoch has no batch: {len(engine.train_loader.sampler)} images an epoch make "
                 f"none of train.batch_size {engine.train_loader.batch_size}. Lower it."
             )
+        if how["fixbase_epoch"] and how["open_layers"] is not None:
+            chosen = how["open_layers"]
+            names = [chosen] if isinstance(chosen, str) else chosen
+            for network in engine._models.values():
+                check_open_layers(unwrapped(network), names)
         start_eval, eval_freq = how.pop("start_eval"), how.pop("eval_freq")
         say("=> Start training")
         if self.progress.test_due:
@@ -199,8 +211,8 @@ class LoopMixin(StepMixin):
             for name, meter in losses.meters.items()
         }  # fmt: skip
         checkpoint = snapshot(self, meters)
-        if distributed.rank() == 0:
-            self.folder.save(checkpoint, best=best)
+        # nobody goes on, or ends, before it is written
+        distributed.first_result(lambda: self.folder.save(checkpoint, best=best))
         self.guard.checkpoint = str(self.folder.folder / "last.safetensors")
 
 
@@ -224,10 +236,11 @@ def _line(engine: Any, losses: Any, seconds: Any, waiting: Any) -> str:  # noqa:
     """Write torchreid's line of a step, and images a second."""
     done = engine.batch_idx + 1
     left = engine.num_batches - done
-    left += (engine.max_epoch - (engine.epoch + 1)) * engine.num_batches
+    epochs = max(engine.max_epoch, engine.epoch + 1)  # in a loop of the user's own none is given
+    left += (epochs - (engine.epoch + 1)) * engine.num_batches
     eta = datetime.timedelta(seconds=int(seconds.avg * left))
     return (
-        f"epoch: [{engine.epoch + 1}/{engine.max_epoch}][{done}/{engine.num_batches}]\t"
+        f"epoch: [{engine.epoch + 1}/{epochs}][{done}/{engine.num_batches}]\t"
         f"time {seconds.val:.3f} ({seconds.avg:.3f})\t"
         f"data {waiting.val:.3f} ({waiting.avg:.3f})\t"
         f"eta {eta}\t{losses}\tlr {engine.get_current_lr():.6f}\t"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchreid_spectral import _compat
 from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine.loop import say
 from torchreid_spectral.engine.results import PLAIN, write_json
 from torchreid_spectral.evaluation import RankingMetrics
 from torchreid_spectral.report.ranked_lists import draw_ranked_lists, folders_of_pictures
@@ -110,7 +111,7 @@ def log_metrics(
     title = "without post-processing" if view == PLAIN else f"with {view}"
     lines = [f"** Results on {dataset}, {title} **", f"mAP: {metrics.mAP:.1%}", "CMC curve"]
     lines += [f"Rank-{k:<3}: {metrics.rank(k):.1%}" for k in ranks]
-    logger.info("%s", "\n".join(lines))
+    say("\n".join(lines))  # not logged: figures are shown whatever the user logs
 
 
 def tell_skipped(engine: Any) -> None:  # noqa: ANN401

@@ -15,7 +15,7 @@ from torchreid_spectral.engine.checkpoints import Checkpoint
 from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.errors import InputError
 
-__all__ = ["Progress", "apply", "snapshot"]
+__all__ = ["Progress", "apply", "apply_weights", "figure_name", "snapshot"]
 
 _RATES = ("lr", "weight_decay", "stepsize", "gamma", "max_epoch", "warmup_epochs",
           "warmup_factor", "base_lr_mult")  # fmt: skip
@@ -33,6 +33,8 @@ class Progress:
         best: Best figure of the tests so far.
         best_epoch: One-based epoch of it.
         worse_tests: Tests since then.
+        last_test: One-based epoch of the last test.
+        figure: What ``best`` is the best of.
     """
 
     epoch: int = 0
@@ -41,9 +43,11 @@ class Progress:
     best: float = -1.0
     best_epoch: int = 0
     worse_tests: int = 0
+    last_test: int = 0
+    figure: str = ""
 
     def note_test(self, figure: float, patience: int) -> bool:
-        """Take in a test's result.
+        """Take in a test's result; that of an epoch which was tested before changes nothing.
 
         Args:
             figure: Larger is better.
@@ -52,6 +56,9 @@ class Progress:
         Returns:
             Whether it is the best so far.
         """
+        if self.epoch and self.epoch == self.last_test:
+            return False
+        self.last_test = self.epoch
         better = figure > self.best
         if better:
             self.best, self.best_epoch, self.worse_tests = figure, self.epoch, 0
@@ -138,8 +145,7 @@ def apply_weights(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
     try:
         for name in engine._models:
             _load_weights(engine, name, checkpoint)
-        if engine.average is not None and checkpoint.averaged:
-            _load_average(engine, checkpoint)
+        _take_average(engine, checkpoint)
     except (KeyError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
@@ -155,9 +161,13 @@ def _load_weights(engine: Any, name: str, checkpoint: Checkpoint) -> None:  # no
     unwrapped(engine._models[name]).load_state_dict(weights)
 
 
-def _load_average(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
-    engine.average.module.load_state_dict(checkpoint.averaged)
-    engine.average.n_averaged.fill_(checkpoint.state["averages"])
+def _take_average(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
+    if engine.average is not None and checkpoint.averaged:
+        engine.average.module.load_state_dict(checkpoint.averaged)
+        engine.average.n_averaged.fill_(checkpoint.state["averages"])
+    elif engine.average is not None:  # asked for only now: it begins with these weights
+        trained = unwrapped(next(iter(engine._models.values())))
+        engine.average.module.load_state_dict(trained.state_dict())
 
 
 def _apply_model(engine: Any, name: str, checkpoint: Checkpoint) -> None:  # noqa: ANN401
@@ -207,11 +217,7 @@ def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
         module.load_state_dict(state["losses"][name])
     if engine.scaler.is_enabled() and state["scaler"]:
         engine.scaler.load_state_dict(state["scaler"])
-    if engine.average is not None and checkpoint.averaged:
-        _load_average(engine, checkpoint)
-    elif engine.average is not None:  # asked for only now: it begins with these weights
-        trained = unwrapped(next(iter(engine._models.values())))
-        engine.average.module.load_state_dict(trained.state_dict())
+    _take_average(engine, checkpoint)
     rank, known = distributed.rank(), len(state["rng"])
     if known != distributed.world_size():
         raise InputError(
@@ -222,10 +228,31 @@ def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
     engine.train_loader.skipped = dict(state["skipped"]["images"])
     engine.guard.skipped = int(state["skipped"]["steps"])
     engine.progress = Progress(**state["progress"])
+    _follow_figure(engine)
     patience = engine.options.patience  # which may be another than before
     engine.progress.finished &= bool(patience) and engine.progress.worse_tests >= patience
     rng: str = state["rng"][rank]
     return rng
+
+
+def _follow_figure(engine: Any) -> None:  # noqa: ANN401
+    """Forget the best test where it is of another figure, or of other data, than the next."""
+    progress, asked = engine.progress, figure_name(engine)
+    if progress.figure not in ("", asked):
+        progress.best, progress.best_epoch, progress.worse_tests = -1.0, 0, 0
+    progress.figure = asked
+
+
+def figure_name(engine: Any) -> str:  # noqa: ANN401
+    """Say what the tests of a run are compared by.
+
+    Args:
+        engine: Whose.
+
+    Returns:
+        Such as ``mAP of market1501``.
+    """
+    return f"{engine.options.keep} of {', '.join(sorted(engine.test_loader))}"
 
 
 def _union(parts: list[dict[str, int]]) -> dict[str, int]:

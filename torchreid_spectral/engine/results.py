@@ -9,7 +9,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,11 @@ PLAIN = "none"
 _VERSIONS_OF = ("torchreid-spectral", "torch", "torchvision", "torchreid", "numpy")
 
 
-@dataclass(frozen=True)
-class TestResult:
+class TestResult(float):
     """Metrics of each test set, without and with post-processing.
+
+    It is a number too, that which torchreid's ``test`` gives: rank-1 of the last dataset without
+    post-processing, NaN where there is none.
 
     Args:
         datasets: Dataset to view to metrics; the view ``none`` is the plain distance.
@@ -39,11 +40,22 @@ class TestResult:
     __test__ = False  # not a test of pytest's
 
     datasets: Mapping[str, Mapping[str, RankingMetrics]]
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float]
 
-    def __float__(self) -> float:
-        """Give rank-1 of the last dataset without post-processing, as torchreid's ``test``."""
-        return self.datasets[list(self.datasets)[-1]][PLAIN].rank(1)
+    def __new__(
+        cls,
+        datasets: Mapping[str, Mapping[str, RankingMetrics]],
+        seconds: Mapping[str, float] | None = None,
+    ) -> TestResult:
+        """Take the number from the last dataset."""
+        last = list(datasets.values())[-1:]
+        made = super().__new__(cls, last[0][PLAIN].rank(1) if last else math.nan)
+        made.datasets, made.seconds = datasets, dict(seconds or {})
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """Let pickle and copy rebuild it."""
+        return self.datasets, self.seconds
 
     def figure(self, name: str) -> float:
         """Give one figure to compare tests by: its mean over the datasets, plain distance.
@@ -76,6 +88,8 @@ def _numbers(metrics: RankingMetrics, ranks: Sequence[int]) -> dict[str, float |
     return {
         "mAP": metrics.mAP,
         **{f"rank-{k}": metrics.rank(k) for k in sorted({1, *ranks})},
+        "mINP": metrics.mINP,
+        "mAP_trapezoidal": metrics.mAP_trapezoidal,
         "queries": metrics.num_queries,
         "valid_queries": metrics.num_valid,
     }

@@ -85,7 +85,7 @@ def warmup_cosine(
     optimizer: Optimizer,
     *,
     max_epoch: int,
-    warmup_epochs: int = 10,
+    warmup_epochs: int = 20,
     warmup_factor: float = 0.01,
 ) -> LRScheduler:
     r"""Rise linearly over the first epochs, then fall along half a cosine to zero.

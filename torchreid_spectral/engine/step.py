@@ -101,7 +101,9 @@ class StepMixin:
         if options.sync_bn:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         distributed.span_walks(network)
-        if not options.chunk_size:
+        if options.chunk_size:
+            distributed.share_parameters(network)
+        else:
             self._parallel = DistributedDataParallel(network, find_unused_parameters=True)
 
     def _check_options(self) -> None:

@@ -24,7 +24,7 @@ from torchreid_spectral.engine.loop import Bar, LoopMixin
 from torchreid_spectral.engine.results import PLAIN, TestResult
 from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.engine.whitening import fit_whitening
-from torchreid_spectral.errors import InputError
+from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.evaluation import RankingMetrics, Whitening, diagnose, evaluate_blocks
 from torchreid_spectral.models.feature_weights import feature_digest
 from torchreid_spectral.rerank import KReciprocal, NoReranking, Reranker
@@ -54,22 +54,43 @@ class TestMixin(LoopMixin):
     _final_rerank = _training = False
     _started = 0.0
 
-    def test(self, *args: Any, **kwargs: Any) -> TestResult:  # noqa: ANN401
+    def test(
+        self,
+        dist_metric: str = "euclidean",
+        normalize_feature: bool = False,
+        visrank: bool = False,
+        visrank_topk: int = 10,
+        save_dir: str = "",
+        use_metric_cuhk03: bool = False,
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        rerank: bool = False,
+    ) -> TestResult:
         """Test on all target datasets and save ``metrics.json`` where a ``save_dir`` is given.
 
         Post-processing is applied in the final test, or where ``rerank`` asks for it.
 
         Args:
-            *args: Of torchreid's ``test``.
-            **kwargs: Of torchreid's ``test``.
+            dist_metric: ``euclidean`` (squared, as torchreid's) or ``cosine``.
+            normalize_feature: Normalise features before they are compared.
+            visrank: Let torchreid draw ranked lists.
+            visrank_topk: How long those are.
+            save_dir: Where ``metrics.json`` goes; nowhere if empty.
+            use_metric_cuhk03: CUHK03's protocol of one image of each identity.
+            ranks: Ranks to show.
+            rerank: Post-process.
 
         Returns:
             The metrics; as a number they are rank-1 of the last dataset.
+
+        Raises:
+            UnknownNameError: If there is no such distance.
         """
         engine: Any = self
-        kwargs["rerank"] = bool(kwargs.get("rerank")) or self._final_rerank
+        if dist_metric not in METRIC_NAMES:
+            raise UnknownNameError("dist_metric", dist_metric, METRIC_NAMES)
+        engine._take_loaders()
         if self._training:  # whatever fails in the test, the trained weights are safe
-            engine.save_model(engine.epoch, float("nan"), kwargs.get("save_dir", "log"))
+            engine.save_model(engine.epoch, float("nan"), save_dir)
         self._check_precision()
         distributed.share_buffers(unwrapped(engine.model))  # of its own images each process has
         if self.average is not None:  # not the average's counter, which stays on the CPU
@@ -78,14 +99,17 @@ class TestMixin(LoopMixin):
         self._seconds: dict[str, float] = {}
         with self._averaged_weights():
             if self.whitening is not None:
-                normalized = bool(kwargs.get("normalize_feature"))
-                fit_whitening(self, self.whitening, normalized=normalized)
-            super().test(*args, **kwargs)  # type: ignore[misc]
+                fit_whitening(self, self.whitening, normalized=normalize_feature)
+            super().test(  # type: ignore[misc]
+                dist_metric=dist_metric, normalize_feature=normalize_feature, visrank=visrank,
+                visrank_topk=visrank_topk, save_dir=save_dir, use_metric_cuhk03=use_metric_cuhk03,
+                ranks=ranks, rerank=rerank or self._final_rerank,
+            )  # fmt: skip
             self.tested_weights = feature_digest(unwrapped(engine.model))
         self.result = TestResult(*distributed.first_object((self._collected, self._seconds)))
         outcome.tell_skipped(self)
-        if kwargs.get("save_dir") and distributed.rank() == 0:
-            outcome.save_metrics(self, kwargs["save_dir"], kwargs.get("ranks", (1, 5, 10, 20)))
+        if save_dir and distributed.rank() == 0:
+            outcome.save_metrics(self, save_dir, ranks)
         return self.result
 
     @contextmanager
@@ -138,11 +162,8 @@ class TestMixin(LoopMixin):
             self._seconds[f"{dataset_name}/{view}"] = time.perf_counter() - started
             outcome.log_metrics(dataset_name, view, collected[view], ranks)
         images = [
-            [items[index] for index in part[3]]
-            for items, part in zip(
-                self.datamanager.fetch_test_loaders(dataset_name),  # type: ignore[attr-defined]
-                (query, gallery),
-            )
+            [loader.dataset.data[index] for index in part[3]]
+            for loader, part in ((query_loader, query), (gallery_loader, gallery))
         ]
         junk = outcome.junk_of(gallery_loader)
         images[1] = [(row[0], -1, *row[2:]) if row[1] in junk else row for row in images[1]]

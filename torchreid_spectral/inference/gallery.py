@@ -171,7 +171,7 @@ class Gallery:
         root = Path(folder).expanduser()
         try:
             manifest = json.loads((root / "index.json").read_text(encoding="utf-8"))
-            shards = [read_shard(root, name) for name in manifest["shards"]]
+            shards = _shards(root, manifest)
             features = np.concatenate([shard.features for shard in shards])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(
@@ -187,6 +187,12 @@ class Gallery:
         skipped = {file: why for shard in shards for file, why in shard.skipped.items()}
         about = manifest["model"], manifest["metric"], skipped
         return cls(features, paths or [], ids, camids, *about)
+
+
+def _shards(root: Path, manifest: dict[str, Any]) -> list[Gallery]:
+    if manifest["format"] != _FORMAT:
+        raise ValueError(f"format {manifest['format']!r}, this version reads {_FORMAT}")
+    return [read_shard(root, name) for name in manifest["shards"]]
 
 
 def _resolved(path: str | os.PathLike[str]) -> str:

@@ -16,14 +16,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from torchreid_spectral._files import walk
-from torchreid_spectral.data.images import as_rgb
+from torchreid_spectral.data.images import PICTURE_SUFFIXES, as_rgb
 from torchreid_spectral.errors import InputError
 
-__all__ = ["EXTENSIONS", "is_path", "is_single", "items_of", "list_folder", "to_tensor"]
+__all__ = ["is_path", "is_single", "items_of", "list_folder", "to_tensor"]
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 
 
 def list_folder(folder: str | Path) -> list[str]:
@@ -44,10 +43,10 @@ def list_folder(folder: str | Path) -> list[str]:
     paths = sorted(
         str(path)
         for path in walk(root, _tell_unlisted)
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
     )
     if not paths:
-        raise InputError(f"{root} holds no image ({', '.join(sorted(EXTENSIONS))}).")
+        raise InputError(f"{root} holds no image ({', '.join(sorted(PICTURE_SUFFIXES))}).")
     return paths
 
 

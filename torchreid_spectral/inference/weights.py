@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreid_spectral.errors import InputError
+from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.models import SpectralOptions
 from torchreid_spectral.models.feature_weights import missing_weights
 
-__all__ = ["Settings", "fingerprint", "latest_weights", "open_model", "read_config"]
+__all__ = ["Settings", "fingerprint", "latest_weights", "open_model", "read_config",
+           "read_metrics"]  # fmt: skip
 
 
 OF_THE_FEATURE = ("test_feature", "last_stride", "pooling", "stripes", "global_part", "attention",
@@ -42,7 +44,10 @@ class Settings:
         metric: Distance of features.
         normalize: Whether features are scaled to unit length.
         flip: Whether a feature is the mean of the image's and its mirror image's.
-    """
+
+    Raises:
+        UnknownNameError: If there is no such distance.
+    """  # noqa: DOC502
 
     model_name: str
     height: int = 256
@@ -53,6 +58,10 @@ class Settings:
     metric: str = "cosine"
     normalize: bool = False
     flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise UnknownNameError("metric", self.metric, METRICS)
 
 
 def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  # noqa: ANN401
@@ -119,10 +128,31 @@ def read_config(path: Path) -> dict[str, Any] | None:
         if found is None and state.is_file():
             found = _find_config(_compat.load_checkpoint(state))
     for folder in list(path.resolve().parents)[:3]:
-        if found is None and (folder / "metrics.json").is_file():
-            content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            found = _find_config(content)
+        if found is None:
+            found = _find_config(read_metrics(folder))
     return found if isinstance(found, dict) else None
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read what a run's last test left.
+
+    Args:
+        folder: Its ``data.save_dir``.
+
+    Returns:
+        The content of ``metrics.json``; empty where there is none.
+
+    Raises:
+        InputError: If the file is broken.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is broken ({error}). Remove it, or test anew.") from error
+    return content if isinstance(content, dict) else {}
 
 
 def latest_weights(folder: Path) -> Path:

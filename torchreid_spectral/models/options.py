@@ -8,6 +8,7 @@ from typing import Any
 
 from torchreid_spectral.errors import UnknownNameError
 from torchreid_spectral.layers import SpectralAttention
+from torchreid_spectral.models.parts import POOLINGS
 
 __all__ = ["TEST_FEATURES", "SpectralOptions"]
 
@@ -117,6 +118,10 @@ class SpectralOptions:
             raise ValueError(
                 f"test_feature must be one of {TEST_FEATURES}, got {self.test_feature!r}."
             )
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {self.pooling!r}.")
+        if self.stripes < 0:
+            raise ValueError(f"stripes must be >= 0, got {self.stripes}.")
 
     @classmethod
     def of(cls, **options: Any) -> SpectralOptions:  # noqa: ANN401

@@ -24,11 +24,13 @@ with ``stripes``    each part of the pooled feature                             
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
+from torchreid_spectral.errors import InputError
 from torchreid_spectral.layers import FramePooling
 from torchreid_spectral.losses import ClassScores
 from torchreid_spectral.models.heads import SpectralHead
@@ -37,7 +39,7 @@ from torchreid_spectral.models.parts import StripedHead, set_pooling
 from torchreid_spectral.models.stages import insert_attention
 from torchreid_spectral.models.tracklets import pool_frames, pooled_inputs
 
-__all__ = ["SpectralNet", "make_spectral", "set_last_stride"]
+__all__ = ["SpectralNet", "check_open_layers", "make_spectral", "set_last_stride"]
 
 
 class SpectralNet(nn.Module):
@@ -86,6 +88,8 @@ class SpectralNet(nn.Module):
         result = self._run(images, *args, **kwargs)
         if not self.training:
             return self._test_output(result) if self.test_feature == "bottleneck" else result
+        if isinstance(result, Tensor):  # feature maps were asked for
+            return result
         return self.in_order(*result)
 
     def in_order(self, outputs: Any, features: Any) -> Any:  # noqa: ANN401
@@ -113,7 +117,7 @@ class SpectralNet(nn.Module):
                 block.frames = length
         with pooled_inputs(self.heads, self.frame_pooling, length):
             result = super().forward(images.flatten(0, 1), *args, **kwargs)
-        if not self.training:
+        if not self.training or isinstance(result, Tensor):
             return pool_frames(result, self.frame_pooling, length)
         outputs, features = result
         return outputs, pool_frames(features, self.frame_pooling, length)
@@ -194,6 +198,27 @@ def make_spectral(
     return model
 
 
+def check_open_layers(network: nn.Module, open_layers: Sequence[str]) -> None:
+    """Check that the heads of a spectral model are trained while other layers rest.
+
+    Args:
+        network: Any model; others than spectral ones may rest as they like.
+        open_layers: Names of the layers that are trained.
+
+    Raises:
+        InputError: If a head would rest.
+    """
+    if not isinstance(network, SpectralNet):
+        return
+    for name, layer in network.named_children():
+        walks = any(isinstance(module, SpectralHead) for module in layer.modules())
+        if walks and name not in open_layers:
+            raise InputError(
+                f"open_layers {list(open_layers)} leaves the {name} of a spectral model in eval "
+                f"mode, where it does not walk. Name {name} too."
+            )
+
+
 def set_last_stride(backbone: nn.Module, stride: int) -> None:
     """Set the stride of a ResNet's last stage; models without a ``layer4`` are left alone.
 
@@ -222,15 +247,11 @@ def set_last_stride(backbone: nn.Module, stride: int) -> None:
 
 
 def _replace_classifiers(backbone: Any, head: Any, parts: int) -> None:  # noqa: ANN401
-    """Put heads where the backbone has linear classifiers; HACNN's two move under one name."""
-    if hasattr(backbone, "classifier_global"):
-        # not "global": torch.export writes the names into code, where that is a keyword
-        heads = {"global_": head(backbone.classifier_global)}
-        del backbone.classifier_global
-        if hasattr(backbone, "classifier_local"):
-            heads["local_"] = head(backbone.classifier_local)
-            del backbone.classifier_local
-        backbone.classifier = nn.ModuleDict(heads)
+    """Put heads where the backbone has linear classifiers, under the same names."""
+    if hasattr(backbone, "classifier_global"):  # HACNN
+        for name in ("classifier_global", "classifier_local"):
+            if hasattr(backbone, name):
+                setattr(backbone, name, head(getattr(backbone, name)))
         return
     classifier = getattr(backbone, "classifier", None)
     if isinstance(classifier, nn.Linear):
@@ -258,9 +279,6 @@ def _by_branch(outputs: Any) -> tuple[Any, ...]:  # noqa: ANN401
 def _spectral_class(backbone: type[nn.Module]) -> type[nn.Module]:
     """Derive the spectral class of a backbone's class, as ``torch.nn.utils.parametrize`` does."""
     body: dict[str, Any] = {"__doc__": SpectralNet.__doc__, "__module__": __name__}
-    if backbone.__name__ == "HACNN":
-        body["classifier_global"] = property(lambda self: self.classifier["global_"])
-        body["classifier_local"] = property(lambda self: self.classifier["local_"])
     return type(f"Spectral{backbone.__name__}", (SpectralNet, backbone), body)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from torchreid_spectral.data.images import decode
+
 __all__ = ["Section", "data_url", "render", "text_table"]
 
 STYLE = """
@@ -136,8 +138,7 @@ def data_url(picture: Image.Image | str | Path, size: tuple[int, int] = (76, 152
         A ``data:`` address.
     """
     if not isinstance(picture, Image.Image):
-        with Image.open(picture) as opened:
-            picture = opened.convert("RGB")
+        picture = decode(str(picture))
     buffer = BytesIO()
     picture.convert("RGB").resize(size).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

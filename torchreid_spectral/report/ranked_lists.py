@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from torchreid_spectral.data.images import decode
 from torchreid_spectral.rerank import Reranker
 
 __all__ = ["draw_ranked_lists", "folders_of_pictures"]
@@ -141,7 +142,6 @@ def _paste(
     right, bottom = left + SIZE[0], top + SIZE[1]
     pen.rectangle((left, top, right - 1, bottom - 1), fill=colour)
     inner = (SIZE[0] - 2 * BORDER, SIZE[1] - 2 * BORDER)
-    with Image.open(_picture_of(path)) as image:
-        canvas.paste(image.convert("RGB").resize(inner), (left + BORDER, top + BORDER))
+    canvas.paste(decode(_picture_of(path)).resize(inner), (left + BORDER, top + BORDER))
     font = ImageFont.load_default(size=13)
     pen.text((left + BORDER, bottom + 1), label, fill=colour, font=font)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from torchreid_spectral._files import write_whole
+from torchreid_spectral.data.images import decode
 from torchreid_spectral.evaluation import evaluate_queries
 from torchreid_spectral.functional import cosine_similarity
 from torchreid_spectral.inference.calibration import calibrate, pair_distances
@@ -243,8 +243,7 @@ def _overlays(
 ) -> str:
     parts = []
     for path, heat in zip(paths, maps):
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB").resize((size[1], size[0]))
+        picture = decode(path).resize((size[1], size[0]))
         mixed = activation.overlay(picture, heat.numpy(), mark)
         parts.append(
             f'<div><img alt="image" src="{data_url(picture)}"> '

@@ -230,8 +230,15 @@ class Reranker(ABC):
             path: Ends in ``.safetensors``.
 
         Raises:
-            InputError: If there is no gallery, or the search is an object of one's own.
+            InputError: If there is no gallery, or the search or the class is one's own.
         """
+        from torchreid_spectral.rerank import RERANKERS
+
+        if type(self) not in RERANKERS.values():
+            raise InputError(
+                f"{type(self).__name__} is not in RERANKERS: what opens the gallery would not "
+                "find it. Register it under a name."
+            )
         if not isinstance(self.search, str):
             raise InputError("Only a re-ranker whose search is given by name can be saved.")
         # Prepared, so that whoever opens it maps the file and need not prepare a copy.
@@ -263,13 +270,14 @@ class Reranker(ABC):
 
     @property
     def name(self) -> str:
-        """The name it is registered under."""
+        """The name it is registered under, else that of its class."""
         from torchreid_spectral.rerank import RERANKERS
 
-        return next(name for name, kind in RERANKERS.items() if kind is type(self))
+        kind = type(self)
+        return next((name for name, each in RERANKERS.items() if each is kind), kind.__name__)
 
     def options(self) -> dict[str, Any]:
-        """Give the options that build a re-ranker like this one.
+        """Give the options that build a re-ranker like this one, from attributes of their names.
 
         Returns:
             Arguments of the constructor.

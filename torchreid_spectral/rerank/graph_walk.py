@@ -107,8 +107,6 @@ class GraphWalk(JointReranker):
         progress: bool = True,
     ) -> None:
         super().__init__(search=search, chunk_size=chunk_size, progress=progress)
-        if normalization == "row":  # as earlier galleries and configs spell it
-            normalization = "rows"
         for kind, name, known in (
             ("walked", walked, WALKED),
             ("graph", graph, GRAPHS),
