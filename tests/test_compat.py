@@ -1,5 +1,6 @@
 """Tests of torchreid_spectral._compat and of registration, in both layouts of torchreid."""
 
+import argparse
 import pickle
 import subprocess
 import sys
@@ -201,3 +202,29 @@ def test_import_says_nothing_of_the_evaluator_that_is_not_used():
     code = "import torchreid_spectral as ts; ts.register()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Cython" not in run.stderr
+
+
+def test_resume_into_a_model_of_several_processes(torchreid, tmp_path):
+    """Its names begin with ``module.`` in the file and in the model."""
+    network = torch.nn.Linear(2, 2)
+
+    class Parallel(torch.nn.parallel.DistributedDataParallel):
+        def __init__(self, module):
+            torch.nn.Module.__init__(self)
+            self.module = module
+
+    saved = {f"module.{name}": value + 1 for name, value in network.state_dict().items()}
+    torchreid.utils.save_checkpoint({"state_dict": saved, "epoch": 3}, str(tmp_path))
+    path = str(tmp_path / "model.pth.tar-3")
+    assert torchreid.utils.resume_from_checkpoint(path, Parallel(network)) == 3
+    assert torch.equal(network.weight, saved["module.weight"])
+    with pytest.raises(InputError, match=r"size mismatch for weight.*\[2, 2\].*\[5, 2\]"):
+        torchreid.utils.resume_from_checkpoint(path, torch.nn.Linear(2, 5))
+
+
+def test_what_a_checkpoint_must_not_hold_is_named(tmp_path):
+    path = tmp_path / "arguments.pth"
+    torch.save({"args": argparse.Namespace(lr=1)}, path)
+    with pytest.raises(InputError, match="it holds a argparse.Namespace") as error:
+        _compat.load_checkpoint(path)
+    assert "\x1b" not in str(error.value) and "options" not in str(error.value)

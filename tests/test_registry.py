@@ -1,5 +1,8 @@
 """Tests of torchreid_spectral.registry."""
 
+import io
+import logging
+
 import pytest
 import torch
 
@@ -83,3 +86,18 @@ def test_torchreids_builders_take_what_they_took_by_position(torchreid):
     assert len(list(sampler)) >= 4
     sampler = torchreid.data.sampler.build_train_sampler(data, "RandomDomainSampler", 4, 2, 2, 1)
     assert sampler.n_domain == 2
+
+
+def test_messages_go_where_the_user_logs(monkeypatch, capsys):
+    """Though logging is set up after ``register()``."""
+    from torchreid_spectral.registry import show_messages
+
+    logger, root = logging.getLogger("torchreid_spectral"), logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(logger, "handlers", [])
+    show_messages()
+    logger.info("before")
+    stream = io.StringIO()
+    root.addHandler(logging.StreamHandler(stream))
+    logger.info("after")
+    assert capsys.readouterr().out == "before\n" and stream.getvalue() == "after\n"

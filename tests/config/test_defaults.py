@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from torchreid_spectral.config import build, get_default_config, merge_file, merge_options
@@ -14,7 +15,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_is_valid_and_says_where_it_comes_from(torchreid, path):
+def test_every_config_is_valid_and_says_where_it_comes_from(torchreid, path, caplog):
     text = path.read_text()
     header = [line for line in text.splitlines() if line.startswith("#")]
     for word in ("# Source:", "# Command:", "# Expected:"):
@@ -23,6 +24,7 @@ def test_every_config_is_valid_and_says_where_it_comes_from(torchreid, path):
     cfg = get_default_config()
     merge_file(cfg, path)
     check_config(cfg)
+    assert "Without effect" not in caplog.text
     build.build_rerank(cfg)
 
 
@@ -231,3 +233,39 @@ def test_options_without_their_reranker_are_refused(torchreid):
     """Of whom ``rerank.k`` is would depend on who reads it."""
     with pytest.raises(UnknownNameError, match="rerank"):
         merge_options(get_default_config(), ["rerank.k", "7"])
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["data.sources", "[]"], "data.sources must name a dataset"),
+    (["data.targets", "[]"], "data.targets must name a dataset"),
+    (["train.compile", "inductro"], "Unknown train.compile 'inductro'. Did you mean inductor"),
+    (["spectral.temperature", "-1.0"], "temperature must be positive, got -1.0"),
+    (["spectral.pooling", "max"], "pooling must be one of"),
+    (["spectral.neck", "bnnek"], "neck"),
+    (["model.attention", "[{after: conv3, over: pixels, hads: 2}]"], "Did you mean heads"),
+    (["loss.name", "softmax", "loss.id", "arcface"], "loss.id arcface has no effect under loss"),
+    (["loss.name", "arcface", "loss.metric", "triplet"], "loss.metric .* has no effect"),
+    (["loss.name", "triplet", "loss.triplet.soft_margin", "True"], "soft_margin True has no eff"),
+])  # fmt: skip
+def test_what_would_be_ignored_or_fail_later_is_refused_first(torchreid, options, message):
+    cfg = get_default_config()
+    merge_options(cfg, ["model.name", "spectral_osnet_x0_25", "loss.name", "spectral", *options])
+    state = torch.random.get_rng_state()
+    with pytest.raises(InputError, match=message):
+        check_config(cfg)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["model.name", "osnet_x0_25", "loss.name", "softmax", "spectral.steps", "2"],
+     "spectral.steps (only for models named spectral_*)"),
+    (["spectral.neck", "bnneck", "spectral.bottleneck_dim", "64"], "spectral.bottleneck_dim"),
+    (["spectral.scale", "30.0"], "spectral.scale (only for loss.name softmax and triplet)"),
+    (["train.sync_bn", "True"], "train.sync_bn (only for several processes)"),
+])  # fmt: skip
+def test_what_changes_nothing_is_told(torchreid, caplog, options, words):
+    cfg = get_default_config()
+    merge_options(cfg, ["model.name", "spectral_osnet_x0_25", "loss.name", "spectral"])
+    merge_options(cfg, options)
+    check_config(cfg)
+    assert f"Without effect here: {words}" in caplog.text

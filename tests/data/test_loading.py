@@ -109,3 +109,40 @@ def test_between_epochs_a_run_goes_on_with_other_workers():
     state["batch"] = [4, 3, 1, 8]
     with pytest.raises(InputError, match="An epoch goes on only with the same"):
         loader().resume(state)
+
+
+class Whole(Pairs):
+    """The same, all of them readable."""
+
+    def __getitem__(self, index):
+        return {"img": torch.zeros(1), "pid": index // 2}
+
+
+def test_a_loaders_own_functions_are_kept(tmp_path):
+    def begin(worker):
+        (tmp_path / str(worker)).touch()
+
+    theirs = DataLoader(Whole(), batch_size=2, num_workers=2, worker_init_fn=begin,
+                        collate_fn=lambda items: {"count": len(items)})  # fmt: skip
+    assert [batch["count"] for batch in EpochLoader(theirs)] == [2, 2, 2, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+    with pytest.raises(InputError, match="batch_sampler"):
+        EpochLoader(DataLoader(Whole(), batch_sampler=[[0, 1]]))
+
+
+def test_what_a_transform_raises_is_no_broken_image():
+    class Transformed(Whole):
+        def __getitem__(self, index):
+            raise ValueError("the user's own")
+
+    with pytest.raises(ValueError, match=r"^the user's own$"):
+        next(iter(EpochLoader(DataLoader(Transformed(), batch_size=2), on_error="skip")))
+
+
+def test_as_many_images_of_others_are_not_gone_on_with():
+    state = EpochLoader(DataLoader(Whole(), batch_size=4)).state()
+    EpochLoader(DataLoader(Pairs(), batch_size=4)).resume(state)
+    changed = Whole()
+    changed.data = [(path, 3 - pid, *rest) for path, pid, *rest in Whole.data]
+    with pytest.raises(InputError, match="others than the checkpoint's"):
+        EpochLoader(DataLoader(changed, batch_size=4)).resume(state)

@@ -110,3 +110,23 @@ def test_main_trains_with_spawned_workers(python, tiny_options, tmp_path):
     result = python(driver, *tiny_options, "data.workers", "2", "loss.name", "softmax",
                     "model.name", "osnet_x0_25", "data.save_dir", tmp_path / "log")  # fmt: skip
     assert "synthetic_pedestrians   none" in result.stdout
+
+
+def test_a_class_that_says_how_it_is_pickled_is_heard(torchreid, dataset):
+    """Such as one that holds an open file."""
+    kind = type(dataset)
+    for name, method in (
+        ("__getstate__", lambda self: {**self.__dict__, "file": "opened again"}),
+        ("__reduce__", lambda self: (_revived, (self.query,))),
+    ):
+        own = type("Own", (kind,), {name: method})
+        other = copy.copy(dataset)
+        other.__class__, other.file = own, open(__file__)  # noqa: SIM115
+        with other.file:
+            assert copy.deepcopy(other).file == "opened again"
+
+
+def _revived(query):
+    found = torch.utils.data.Dataset()
+    found.query, found.file = query, "opened again"
+    return found

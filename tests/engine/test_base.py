@@ -1,7 +1,10 @@
 """Tests of the engines: torchreid's stock ones with spectral models, ours, and reporting."""
 
+import copy
 import json
+import logging
 import math
+import pickle
 import shutil
 import subprocess
 
@@ -376,3 +379,66 @@ def test_a_tool_names_its_commit_only_where_its_package_runs(tmp_path, caplog):
     assert "differs from the checkout" in caplog.text
     moved = tmp_path / "elsewhere" / "tools" / "main.py"
     assert commit_of_tool(str(moved), str(installed)) is None
+
+
+def test_a_result_is_the_number_that_torchreid_gives(torchreid, datamanager, tmp_path):
+    result = spectral_engine(torchreid, datamanager).test("cosine", ranks=[1])
+    rank1 = result.datasets["synthetic_pedestrians"]["none"].rank(1)
+    assert result == rank1 and result >= 0.0 and f"{result:.1%}" == f"{rank1:.1%}"
+    assert json.loads(json.dumps(result)) == rank1 and max(0.0, result) == rank1
+    for twin in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert twin == result and twin.datasets.keys() == result.datasets.keys()
+    state = {"state_dict": {}, "epoch": 1, "rank1": result}
+    torchreid.utils.save_checkpoint(state, str(tmp_path))
+    assert torchreid.utils.load_checkpoint(str(tmp_path / "model.pth.tar-1"))["rank1"] == rank1
+
+
+def test_figures_are_shown_whatever_the_user_logs(torchreid, datamanager, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
+    spectral_engine(torchreid, datamanager).test()
+    shown = capsys.readouterr().out
+    assert "mAP: " in shown and "Rank-1" in shown
+
+
+def test_what_is_given_by_position_is_what_it_is_in_torchreid(torchreid, datamanager, tmp_path):
+    engine = spectral_engine(torchreid, datamanager)
+    engine.test("cosine", True, False, 10, str(tmp_path), False, [1], True)
+    saved = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    views = saved["synthetic_pedestrians"]
+    assert list(views) == ["none", "k_reciprocal"] and "rank-5" not in views["none"]
+    assert 0 < views["none"]["mINP"] < 1 > views["none"]["mAP"] > views["none"]["mAP_trapezoidal"]
+    with pytest.raises(InputError, match="Unknown dist_metric 'l2'"):
+        engine.test("l2")
+
+
+def test_a_loop_of_the_users_own(torchreid, datamanager, capsys):
+    engine = spectral_engine(torchreid, datamanager)
+    for engine.epoch in range(2):
+        engine.train(print_freq=1)
+    assert "epoch: [2/2]" in capsys.readouterr().out
+
+
+def test_loaders_given_later_are_taken(torchreid, datamanager, tmp_path):
+    engine = spectral_engine(torchreid, datamanager, picture_queries=1)
+    theirs = datamanager.test_loader["synthetic_pedestrians"]
+    engine.test_loader = {"extra": theirs}
+    seen = []
+
+    def collate(items):
+        seen.append(len(items))
+        return torch.utils.data.default_collate(items)
+
+    engine.train_loader = torch.utils.data.DataLoader(
+        datamanager.train_loader.dataset, batch_size=16, sampler=datamanager.train_loader.sampler,
+        drop_last=True, collate_fn=collate,
+    )  # fmt: skip
+    assert list(engine.test().datasets) == ["extra"]
+    result = engine.run(save_dir=str(tmp_path), max_epoch=1)
+    assert list(result.datasets) == ["extra"] and seen
+    assert len(engine.train_loader.dataset.train) == TINY["num_train_ids"] * 8
+
+
+def test_a_head_at_rest_is_refused_in_scripts_too(torchreid, datamanager, tmp_path):
+    engine = spectral_engine(torchreid, datamanager)
+    with pytest.raises(InputError, match="leaves the classifier of a spectral model in eval"):
+        engine.run(save_dir=str(tmp_path), max_epoch=2, fixbase_epoch=1, open_layers=["fc"])

@@ -587,3 +587,19 @@ def test_replaced_images_keep_the_batch(place):
         assert batch["img"].shape[0] == 16
         assert batch["pid"].view(-1, 4).unique(dim=1).shape[1] == 1
     assert len(engine.train_loader.skipped) <= 1
+
+
+def test_only_bad_steps_in_a_row_stop_a_run():
+    """Twenty of them; scattered among good ones there may be any number."""
+    from torchreid_spectral.engine.faults import NotFinite
+    from torchreid_spectral.errors import RunError
+
+    bad, good = {"loss": float("nan")}, {"loss": 1.0}
+    guard = NotFinite("skip")
+    for _ in range(25):
+        assert not guard.allows(bad, {}) and guard.allows(good, {})
+    assert guard.skipped == 25
+    for _ in range(20):
+        guard.allows(bad, {})
+    with pytest.raises(RunError):
+        guard.allows(bad, {})

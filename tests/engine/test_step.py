@@ -2,17 +2,20 @@
 
 import importlib.util
 import json
+import math
 import re
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 
 import torchreid_spectral as ts
 from torchreid_spectral.config import build, engines, get_default_config, merge_options
+from torchreid_spectral.engine.chunks import chunked_backward
 from torchreid_spectral.engine.options import TrainingOptions
-from torchreid_spectral.engine.progress import Progress
+from torchreid_spectral.engine.progress import Progress, _follow_figure
 from torchreid_spectral.errors import InputError, RunError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -328,3 +331,42 @@ def test_a_spectral_head_at_rest_is_refused(build_engine):
     with pytest.raises(InputError, match="leaves the classifier of a spectral model in eval"):
         build_engine(*options, "[conv5,fc]")
     assert build_engine(*options, "[classifier,fc]")
+
+
+def test_a_test_that_is_repeated_is_no_worse_test():
+    progress = Progress(epoch=2)
+    assert progress.note_test(0.4, 2) is True
+    assert [progress.note_test(0.4, 2) for _ in range(3)] == [False] * 3
+    assert progress.worse_tests == 0 and not progress.finished
+
+
+def test_the_best_of_another_figure_is_forgotten(build_engine):
+    engine = build_engine("train.keep", "rank-1")
+    engine.progress = Progress(epoch=3, best=0.85, best_epoch=2, worse_tests=1, figure="mAP of a")
+    _follow_figure(engine)
+    assert (engine.progress.best, engine.progress.worse_tests) == (-1.0, 0)
+    before = engine.progress.figure
+    assert before.startswith("rank-1 of") and engine.progress.note_test(0.6, 1)
+    _follow_figure(engine)
+    assert engine.progress.best == 0.6 and engine.progress.figure == before
+
+
+@pytest.mark.parametrize(("images", "size", "lengths"), [(16, 5, [4, 4, 4, 4]), (7, 3, [3, 2, 2]),
+                                                         (4, 9, [4])])  # fmt: skip
+def test_chunks_are_of_nearly_one_length(images, size, lengths):
+    """None of one image, which BatchNorm refuses, nor a rest that counts as much as a chunk."""
+    network, seen = torch.nn.BatchNorm1d(3), []
+    network.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    chunked_backward(network, torch.randn(images, 3), lambda out: out.square().sum(),
+                     chunk_size=size)  # fmt: skip
+    assert seen[: len(lengths)] == lengths
+
+
+def test_results_are_compared_by_the_figure_that_is_asked_for():
+    from torchreid_spectral.engine.results import TestResult
+    from torchreid_spectral.evaluation import RankingMetrics
+
+    metrics = RankingMetrics(np.array([0.5, 1.0], np.float32), 0.25, 2, 2)
+    result = TestResult({"a": {"none": metrics}, "b": {"none": metrics}})
+    assert (result.figure("mAP"), result.figure("rank-1"), float(result)) == (0.25, 0.5, 0.5)
+    assert math.isnan(TestResult({}))

@@ -542,3 +542,26 @@ def test_calibration_counts_whole_pairs():
 def test_calibration_refuses_a_distance_that_there_is_not():
     with pytest.raises(InputError, match="cos"):
         calibrate(np.eye(3, dtype=np.float32), [0, 0, 1], metric="cos")
+
+
+def test_broken_and_foreign_files_of_a_run_are_named(tmp_path, weights, reid, pictures):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.json").write_text('{"config": {')
+    foreign = tmp_path / "checkpoints" / "w.pth"
+    torch.save({"a": torch.zeros(1)}, foreign)
+    with pytest.raises(InputError, match=r"metrics.json is broken"):
+        open_model(foreign)
+    reid.index([row[0] for row in pictures[:3]], progress=False).save(tmp_path / "gallery")
+    manifest = tmp_path / "gallery" / "index.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(InputError, match="format 99, this version reads 1"):
+        Gallery.open(tmp_path / "gallery")
+    with pytest.raises(InputError, match="Unknown metric 'cosin'"):
+        SpectralReID(weights, device="cpu", metric="cosin")
+
+
+def test_a_gallery_remembers_what_was_passed_over_in_all_its_parts():
+    one, two = (Gallery(np.zeros((1, 2), np.float32), [name], skipped={f"{name}.txt": "no image"})
+                for name in "ab")  # fmt: skip
+    one.extend(two)
+    assert one.skipped == {"a.txt": "no image", "b.txt": "no image"}

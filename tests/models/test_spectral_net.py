@@ -9,8 +9,10 @@ import torch
 
 import torchreid_spectral as ts
 from torchreid_spectral import _compat
+from torchreid_spectral.errors import InputError
 from torchreid_spectral.layers import SpectralAttention
 from torchreid_spectral.models import SpectralHead, SpectralNet, make_spectral
+from torchreid_spectral.models.spectral_net import check_open_layers
 
 WALKS = {"hacnn": 2, "pcb_p4": 4, "pcb_p6": 6}
 SIZES = {"hacnn": (160, 64), "mudeep": (256, 128), "nasnsetmobile": (128, 64)}
@@ -296,3 +298,22 @@ def test_both_branches_train_the_backbone(branch):
     head = SpectralHead(6, 3, bottleneck_dim=0).double()
     x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: head(x)[branch], x)
+
+
+def test_hacnn_keeps_the_names_of_its_classifiers(torchreid):
+    """So that its layers can be opened, and learn faster, under the names torchreid has."""
+    model = build("hacnn")
+    names = ["classifier_global", "classifier_local"]
+    torchreid.utils.open_specified_layers(model, names)
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == set(names)
+    optimizer = torchreid.optim.build_optimizer(model, staged_lr=True, new_layers=names)
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    assert sizes[1] == sum(len(list(head.parameters())) for head in model.heads)
+    with pytest.raises(InputError, match="leaves the classifier_local of a spectral"):
+        check_open_layers(model, names[:1])
+
+
+def test_feature_maps_in_training(torchreid):
+    model, x = build("osnet_x0_25").train(), images("osnet_x0_25", 2)
+    assert model(x, return_featuremaps=True).shape[0] == 2

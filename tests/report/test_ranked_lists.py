@@ -1,5 +1,8 @@
 """Tests of torchreid_spectral.report.ranked_lists."""
 
+import base64
+import io
+
 import numpy as np
 import torch
 from PIL import Image
@@ -39,3 +42,12 @@ def test_pictures_of_equal_names_get_folders():
     tracklets = [("7/c1_0/0.jpg", "7/c1_0/1.jpg"), ("7/c2_0/0.jpg",), ("8/c1_0/0.jpg",)]
     assert folders_of_pictures(tracklets) == {"7/c1_0": [0], "7/c2_0": [1], "8/c1_0": [2]}
     assert folders_of_pictures(["q/1.jpg", "q/1.png"]) == {".": [0, 1]}
+
+
+def test_pictures_of_16_bits_are_not_white(tmp_path):
+    from torchreid_spectral.report.page import data_url
+
+    ramp = np.linspace(0, 65535, 64 * 32).astype(np.uint16).reshape(64, 32)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    shown = base64.b64decode(data_url(tmp_path / "deep.png").partition(",")[2])
+    assert 100 < np.asarray(Image.open(io.BytesIO(shown))).mean() < 155

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.rerank import RERANKERS, _head, _memory, build_reranker
+from torchreid_spectral.rerank import RERANKERS, NoReranking, _head, _memory, build_reranker
 from torchreid_spectral.search import build_search
 
 NAN = float("nan")
@@ -286,3 +286,15 @@ def test_plain_order_is_that_of_its_distances() -> None:
     np.testing.assert_array_equal(reranker.rank(query, 400)[0], expected)
     reranker._gallery = torch.zeros(400, 64)  # what was prepared once is looked at, and no more
     np.testing.assert_array_equal(reranker.distance_matrix(query), distances)
+
+
+def test_a_reranker_of_ones_own_ranks_and_is_not_saved(tmp_path):
+    class Mine(NoReranking):
+        """Registered nowhere."""
+
+    x = np.eye(4, dtype=np.float32)
+    mine = Mine().fit(x)
+    assert mine.rank(x)[0][:, 0].tolist() == [0, 1, 2, 3] and mine.name == "Mine"
+    with pytest.raises(InputError, match="Mine is not in RERANKERS"):
+        mine.save(tmp_path / "g.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -190,7 +190,8 @@ def make_spectral(
     model.frame_pooling = FramePooling(chosen.pooling_method, chosen.frame_temperature)
     for each in model.heads:
         each.gives_scores = contract == "spectral"
-    if model.test_feature == "bottleneck" and not hasattr(backbone.classifier, "embed"):
+    classifier = getattr(backbone, "classifier", None)
+    if model.test_feature == "bottleneck" and not hasattr(classifier, "embed"):
         raise ValueError(
             f"test_feature='bottleneck' does not fit {name}: its test feature is not what its "
             f"{len(model.heads)} classifiers see in training. Use 'pooled'."
