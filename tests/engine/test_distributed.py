@@ -324,3 +324,43 @@ def test_after_an_error_no_process_waits_for_the_others(monkeypatch):
     with distributed.process_group(use_gpu=False):
         pass
     assert ended == [True]
+
+
+TOGETHER = '''
+import sys
+import time
+from pathlib import Path
+import torch
+from torchreid_spectral.engine import distributed
+from torchreid_spectral.errors import RunError
+
+written = Path(sys.argv[1])
+
+
+def full():
+    raise RunError("the disk is full")
+
+
+with distributed.process_group(use_gpu=False):
+    number = distributed.rank()
+    distributed.first_result(lambda: (time.sleep(1), written.touch()))
+    assert written.exists(), "went on before the first had written"
+    try:
+        distributed.first_result(full)
+    except RunError as error:
+        assert str(error) == "the disk is full"
+    else:
+        raise AssertionError("the others know nothing of the error")
+    network = torch.nn.Linear(2, 2)
+    network.weight.data.fill_(number)
+    distributed.share_parameters(network)
+    assert network.weight.eq(0).all()
+'''
+
+
+def test_what_the_first_process_does_the_others_wait_for(tmp_path):
+    """A save, which nobody may outrun: torchrun ends the first when another has ended."""
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    for (_, errors), status in launch([script, tmp_path / "written"], 2):
+        assert status == 0, errors
