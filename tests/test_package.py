@@ -63,6 +63,28 @@ def test_imports_go_one_way(room):
             assert parts[0] != "torchreid_spectral" or parts[1:2] not in [[r] for r in later], path
 
 
+def public_names(path):
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            computed = any(isinstance(each, ast.Starred) for each in ast.walk(node.value))
+            return None if computed else set(ast.literal_eval(node.value))
+    return None
+
+
+def test_what_others_import_is_listed_as_public():
+    """``__all__`` tells a reader what a module is for."""
+    places = {path: path.relative_to(PACKAGE.parent).with_suffix("") for path in
+              PACKAGE.rglob("*.py")}  # fmt: skip
+    modules = {".".join(place.parts).removesuffix(".__init__"): public_names(path)
+               for path, place in places.items()}  # fmt: skip
+    for path in places:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            listed = modules.get(node.module) if isinstance(node, ast.ImportFrom) else None
+            for name in [alias.name for alias in node.names] if listed else []:
+                known = name in listed or f"{node.module}.{name}" in modules
+                assert known, f"{path} imports {name}, which {node.module} does not list"
+
+
 def test_no_second_softmax_or_top_k_outside_functional():
     for path in PACKAGE.rglob("*.py"):
         if path.parent.name == "functional":

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from torchreid_spectral.data.folder import Item, natural
 from torchreid_spectral.errors import InputError
 
-__all__ = ["REASONS", "propose_split", "unmatched"]
+__all__ = ["REASONS", "camera_advice", "propose_split", "unmatched"]
 
 REASONS = {
     "absent": "the gallery has no image of that identity",

@@ -18,7 +18,7 @@ import torch
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.evaluation import RankingMetrics
 
-__all__ = ["TestResult", "commit_of", "commit_of_tool", "provenance", "write_json"]
+__all__ = ["PLAIN", "TestResult", "commit_of", "commit_of_tool", "provenance", "write_json"]
 
 logger = logging.getLogger(__name__)
 

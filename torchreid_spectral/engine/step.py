@@ -24,7 +24,7 @@ from torchreid_spectral.engine.trees import leaves, map_tensors
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional._precision import at_least_float32
 
-__all__ = ["StepMixin"]
+__all__ = ["StepMixin", "unwrapped"]
 
 FLATTENING = {"PCB", "MuDeep"}  # networks of torchreid that flatten maps of more than a cell
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

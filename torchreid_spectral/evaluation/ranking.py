@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation.results import QueryResults
 
-__all__ = ["evaluate_queries", "evaluate_rank"]
+__all__ = ["as_array", "as_ids", "check_ids", "evaluate_queries", "evaluate_rank", "positions_of"]
 
 Ids = NDArray[Any]
 CUHK03_DRAWS = 10

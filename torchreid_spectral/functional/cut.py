@@ -21,7 +21,7 @@ from torch import Tensor
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
 from torchreid_spectral.functional.similarity import cosine_similarity
 
-__all__ = ["affinity_matrix", "escape_probability", "normalized_cut"]
+__all__ = ["affinity_matrix", "cut_ratios", "escape_probability", "normalized_cut"]
 
 
 def affinity_matrix(

@@ -26,7 +26,7 @@ from torchreid_spectral._files import write_whole
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS
 
-__all__ = ["Calibration", "calibrate", "pair_distances"]
+__all__ = ["Calibration", "Labels", "calibrate", "pair_distances"]
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torchreid_spectral.errors import InputError, UnknownNameError, require_extr
 from torchreid_spectral.inference.network import FeatureNetwork
 from torchreid_spectral.inference.weights import Settings, fingerprint
 
-__all__ = ["FORMATS", "export", "model_card", "onnx_difference"]
+__all__ = ["FORMATS", "TOLERANCE", "export", "model_card", "onnx_difference"]
 
 OPSET = 18
 NAMED = "torchreid_spectral"

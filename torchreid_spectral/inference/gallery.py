@@ -29,7 +29,7 @@ from torchreid_spectral._files import write_whole
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference.images import is_path
 
-__all__ = ["Gallery"]
+__all__ = ["Gallery", "write_manifest", "write_shard"]
 
 _FORMAT = 1
 _SHARD = re.compile(r"features-\d{5}\.(safetensors|json)")

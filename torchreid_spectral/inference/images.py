@@ -19,7 +19,7 @@ from torchreid_spectral._files import walk
 from torchreid_spectral.data.images import PICTURE_SUFFIXES, as_rgb
 from torchreid_spectral.errors import InputError
 
-__all__ = ["is_path", "is_single", "items_of", "list_folder", "to_tensor"]
+__all__ = ["batches", "is_path", "is_single", "items_of", "list_folder", "to_tensor"]
 
 logger = logging.getLogger(__name__)
 

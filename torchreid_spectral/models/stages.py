@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.layers import SpectralAttention
 
-__all__ = ["AXIS_DEFAULTS", "build_block", "find_stages", "insert_attention"]
+__all__ = ["AXIS_DEFAULTS", "build_block", "check_blocks", "find_stages", "insert_attention"]
 
 AXIS_DEFAULTS: dict[str, dict[str, Any]] = {
     # One walk among the images of the batch, as in the head; alone in eval mode.

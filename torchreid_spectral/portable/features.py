@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
 
-__all__ = ["checked", "load_features", "nearest", "unit_rows"]
+__all__ = ["Floats", "Indices", "checked", "load_features", "nearest", "unit_rows"]
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]

@@ -26,7 +26,16 @@ from scipy import stats
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.report.history import read_history, seconds_a_step
 
-__all__ = ["Run", "Spread", "comparison_table", "load_run", "paired_difference", "summarise"]
+__all__ = [
+    "SHOWN",
+    "Run",
+    "Spread",
+    "comparison_table",
+    "load_run",
+    "paired_difference",
+    "percent",
+    "summarise",
+]
 
 SHOWN = ("mAP", "rank-1")
 MADE_BY = ("commit", "threads", "gpu")
@@ -191,15 +200,24 @@ def _rows(rows: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     heads = [*SHOWN, *(f"difference {name}" for name in SHOWN), "s/step", "seeds"]
     lines = [f"{'config':{width}}" + "".join(f"{head:>20}" for head in heads)]
     for name, figures in rows.items():
-        cells = [_percent(figures[figure]) for figure in SHOWN]
-        cells += [_percent(figures[figure]["difference"], sign="+") for figure in SHOWN]
+        cells = [percent(figures[figure]) for figure in SHOWN]
+        cells += [percent(figures[figure]["difference"], sign="+") for figure in SHOWN]
         seconds = summary["seconds_a_step"][name]
         cells += ["" if seconds is None else f"{seconds:.3f}", str(len(summary["seeds"][name]))]
         lines.append(f"{name:{width}}" + "".join(f"{cell:>20}" for cell in cells))
     return "\n".join(lines)
 
 
-def _percent(spread: Mapping[str, Any] | None, sign: str = "") -> str:
+def percent(spread: Mapping[str, Any] | None, sign: str = "") -> str:
+    """Write a share in %, with its standard deviation where there are several runs.
+
+    Args:
+        spread: ``mean`` and ``std``; nothing gives a dash.
+        sign: ``+`` for differences.
+
+    Returns:
+        Such as ``63.29 ± 0.22``.
+    """
     if spread is None:
         return "-"
     mean = f"{100 * spread['mean']:{sign}.2f}"

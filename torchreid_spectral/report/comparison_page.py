@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from torchreid_spectral._files import write_whole
-from torchreid_spectral.report.comparison import SHOWN, _percent
+from torchreid_spectral.report.comparison import SHOWN, percent
 from torchreid_spectral.report.figures import COLOURS, MARKERS, save, view_name
 from torchreid_spectral.report.page import Section, render, text_table
 
@@ -79,8 +79,8 @@ def _table(rows: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         seconds = summary["seconds_a_step"][name]
         body.append([
             name,
-            *(_percent(figures[figure]) for figure in SHOWN),
-            *(_percent(figures[figure]["difference"], sign="+") for figure in SHOWN),
+            *(percent(figures[figure]) for figure in SHOWN),
+            *(percent(figures[figure]["difference"], sign="+") for figure in SHOWN),
             _interval(figures["mAP"]["difference"]),
             "" if seconds is None else f"{seconds:.3f}",
             str(len(figures["mAP"]["by_seed"])),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from torchreid_spectral.data.images import decode
 
-__all__ = ["Section", "data_url", "render", "text_table"]
+__all__ = ["Section", "data_url", "description", "render", "text_table"]
 
 STYLE = """
 :root{--ink:#1b1b1b;--soft:#555;--line:#d4d4d4;--right:#005a8c;--wrong:#b34700;--paper:#fff}
