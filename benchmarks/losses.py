@@ -11,7 +11,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse(argv)
     import torchreid_spectral as ts
-    from torchreid_spectral.engine.results import provenance
+    from torchreid_spectral.engine.results import provenance, write_json
 
     warnings.simplefilter("ignore")
     ts.register()
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:<16}{row['seconds'] * 1e3:9.1f} ms{row['relative']:7.2f}")
     if args.out:
         found = {"losses": table, "batch": args.batch, "threads": torch.get_num_threads()}
-        Path(args.out).write_text(json.dumps(found | provenance(), indent=2) + "\n")
+        write_json(found | provenance(), Path(args.out))
     return 0
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from torchreid_spectral.engine.results import provenance
+from torchreid_spectral.engine.results import provenance, write_json
 from torchreid_spectral.report.comparison import comparison_table, load_run, summarise
 
 HERE = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.collect and train(args):
         return 1
     found = results(args.out, range(1, args.seeds + 1))
-    (args.json or args.out / "losses_compare.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_json(found, args.json or args.out / "losses_compare.json")
     for summary in found["pairs"].values():
         print(comparison_table(summary) + "\n")
     return 0

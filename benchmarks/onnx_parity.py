@@ -12,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse(argv)
     import torchreid_spectral as ts
-    from torchreid_spectral.engine.results import provenance
+    from torchreid_spectral.engine.results import provenance, write_json
     from torchreid_spectral.inference.export import TOLERANCE
 
     warnings.simplefilter("ignore")
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{start}{row['difference']:11.1e}{row['relative']:10.1e}{row['seconds']:7.1f}",
                   flush=True)  # fmt: skip
     if args.out:
-        Path(args.out).write_text(json.dumps({"models": rows} | provenance(), indent=2) + "\n")
+        write_json({"models": rows} | provenance(), Path(args.out))
     return int(any(row.get("relative", 1.0) > TOLERANCE for row in rows))
 
 

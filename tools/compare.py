@@ -248,6 +248,7 @@ def handing_on() -> Iterator[list[int]]:
 
 def conclude(out: Path, done: Mapping[str, Sequence[Path]]) -> None:
     """Write ``comparison.json`` and the table."""
+    from torchreid_spectral._files import write_text
     from torchreid_spectral.engine.results import provenance, write_json
     from torchreid_spectral.report.comparison import comparison_table, load_run, summarise
     from torchreid_spectral.report.comparison_page import write_comparison
@@ -257,7 +258,7 @@ def conclude(out: Path, done: Mapping[str, Sequence[Path]]) -> None:
     summary = summarise({name: [load_run(f) for f in folders] for name, folders in done.items()})
     text = comparison_table(summary)
     write_json(provenance() | summary, out / "comparison.json")
-    (out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
+    write_text(out / "comparison.txt", text + "\n")
     page = write_comparison(summary, done, out)
     print(f"\n{text}\n\nSaved to {out / 'comparison.json'} and {page}")
 

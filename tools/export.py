@@ -51,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> Path:
     """Export and write the card."""
-    from torchreid_spectral._files import write_whole
+    from torchreid_spectral._files import write_text
     from torchreid_spectral.inference.export import export, model_card
     from torchreid_spectral.inference.weights import latest_weights, open_model, read_config
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Path:
     inside = ", normalisation inside" if args.normalization else ""
     files = f"`{out.name}` ({args.form}{inside})"
     card = model_card(settings, config, metrics_of(weights, model, settings), files)
-    write_whole(out.with_suffix(".md"), lambda path: path.write_text(card, encoding="utf-8"))
+    write_text(out.with_suffix(".md"), card)
     return out
 
 

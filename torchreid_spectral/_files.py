@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["sweep", "walk", "write_bytes", "write_whole"]
+__all__ = ["sweep", "walk", "write_bytes", "write_text", "write_whole"]
 
 
 def walk(folder: Path, unlisted: Callable[[OSError], object] | None = None) -> Iterator[Path]:
@@ -51,6 +51,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:  # also after a rename onto another link of the same file, which does nothing
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text whole or not at all, in UTF-8.
+
+    Args:
+        path: Where.
+        text: What.
+    """
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["InputError", "RunError", "UnknownNameError", "require_extra"]
+__all__ = ["InputError", "RunError", "UnknownNameError", "first_line", "require_extra"]
 
 
 class InputError(ValueError):
@@ -27,6 +27,18 @@ class UnknownNameError(InputError):
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
         super().__init__(f"Unknown {kind} {name!r}. {hint}")
         self.name, self.nearest = name, near
+
+
+def first_line(error: BaseException) -> str:
+    """Shorten an error to its first line, or to its kind where it says nothing.
+
+    Args:
+        error: Whatever was raised.
+
+    Returns:
+        The line.
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def require_extra(module: str, extra: str, purpose: str) -> ModuleType:

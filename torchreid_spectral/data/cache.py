@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from torchreid_spectral.data.images import decode
-from torchreid_spectral.errors import InputError
+from torchreid_spectral.errors import InputError, first_line
 
 __all__ = ["CACHES", "ImageCache"]
 
@@ -106,7 +106,7 @@ def _in_memory(count: int) -> torch.Tensor:
     except RuntimeError as error:
         raise InputError(
             f"data.cache ram needs {count / 1e6:.0f} MB of shared memory "
-            f"({next(iter(str(error).splitlines()), '')}). Give more (in a container: "
+            f"({first_line(error)}). Give more (in a container: "
             "--shm-size), or set data.cache disk or none."
         ) from error
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from torchreid_spectral import _random
 from torchreid_spectral.data.images import ImageReader, reading_with
+from torchreid_spectral.errors import first_line
 
 __all__ = ["ON_ERROR", "NamedItems", "Ticket"]
 
@@ -120,7 +121,7 @@ class NamedItems(Dataset[Any]):
     def _name(self, index: int, error: BaseException) -> str:
         path = self.dataset.data[index][0]
         where = path if isinstance(path, str) else f"One of {path[0]} and the next {len(path) - 1}"
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         return (
             f"{where} cannot be read ({reason}): image {index} of the "
             f"{getattr(self.dataset, 'mode', '')} set of {type(self.dataset).__name__}. Mend the "

@@ -13,7 +13,7 @@ from torchreid_spectral import _random
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.checkpoints import Checkpoint
 from torchreid_spectral.engine.step import unwrapped
-from torchreid_spectral.errors import InputError
+from torchreid_spectral.errors import InputError, first_line
 
 __all__ = ["Progress", "apply", "apply_weights", "figure_name", "snapshot"]
 
@@ -123,7 +123,7 @@ def apply(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
     except InputError:
         raise
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
+        first = first_line(error)
         raise InputError(
             f"The checkpoint does not fit this model, optimiser or schedule ({first}). Resume "
             "with the config it was trained with, or take its weights alone with "
@@ -147,7 +147,7 @@ def apply_weights(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
             _load_weights(engine, name, checkpoint)
         _take_average(engine, checkpoint)
     except (KeyError, RuntimeError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
+        first = first_line(error)
         raise InputError(
             f"The checkpoint does not fit this model ({first}). Test it with the model.name and "
             "the spectral options it was trained with."

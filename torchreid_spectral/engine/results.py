@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from torchreid_spectral._files import write_whole
+from torchreid_spectral._files import write_text
 from torchreid_spectral.evaluation import RankingMetrics
 
 __all__ = ["PLAIN", "TestResult", "commit_of", "commit_of_tool", "provenance", "write_json"]
@@ -121,7 +121,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         path: Where; the folder is made if missing.
     """
     text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def _finite(node: Any) -> Any:  # noqa: ANN401 (plain data)

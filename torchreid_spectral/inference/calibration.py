@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torchreid_spectral._files import write_whole
+from torchreid_spectral._files import write_text
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS
 
@@ -66,7 +66,7 @@ class Calibration:
         """
         text = json.dumps(asdict(self), indent=2) + "\n"
         file = Path(path).expanduser()
-        write_whole(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(file, text)
 
     @classmethod
     def open(cls, path: str | Path) -> Calibration:

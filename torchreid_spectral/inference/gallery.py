@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from torchreid_spectral._files import write_whole
+from torchreid_spectral._files import write_text, write_whole
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference.images import is_path
 
@@ -252,7 +252,7 @@ def write_manifest(folder: Path, shards: Sequence[str], model: str, metric: str)
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def _joined(parts: Sequence[list[Any] | None]) -> list[Any] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from torchreid_spectral._files import write_whole
+from torchreid_spectral._files import write_text
 from torchreid_spectral.report.comparison import SHOWN, percent
 from torchreid_spectral.report.figures import COLOURS, MARKERS, save, view_name
 from torchreid_spectral.report.page import Section, render, text_table
@@ -62,7 +62,7 @@ def write_comparison(
                                         f'<figure class="scroll">{svg}</figure>'))  # fmt: skip
     page = render("Comparison", f"differences to {summary['baseline']}", sections)
     path = out / "report.html"
-    write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text(path, page)
     return path
 
 

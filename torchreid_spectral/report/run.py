@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from torchreid_spectral._files import write_whole
+from torchreid_spectral._files import write_text
 from torchreid_spectral.data.images import decode
 from torchreid_spectral.evaluation import evaluate_queries
 from torchreid_spectral.functional import cosine_similarity
@@ -70,7 +70,7 @@ def write_report(report: RunReport, folder: Path) -> Path:
     attempt("facts", "How it was made", "", lambda: description(report.facts))
     page = render(report.title, ", ".join(report.tested), sections)
     path = folder / "report.html"
-    write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text(path, page)
     logger.info("Report written to %s", path)
     return path
 

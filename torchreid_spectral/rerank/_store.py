@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from torchreid_spectral._files import write_whole
+from torchreid_spectral._files import write_text, write_whole
 from torchreid_spectral.errors import InputError
 
 __all__ = ["FORMAT", "read", "write"]
@@ -38,7 +38,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": FORMAT, "label": label, **about}, indent=2, default=_number)
     write_whole(path, lambda part: save_file(whole, part, metadata={"label": label}))
-    write_whole(described, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    write_text(described, text + "\n")
 
 
 def read(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
