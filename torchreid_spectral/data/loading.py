@@ -181,6 +181,8 @@ class EpochLoader:
             rows = batch[self.rank :: self.world_size]
         if number >= self.workers:
             return Ticket(rows)
+        # PyTorch gives the nth batch of an iteration to worker n mod W: its first one seeds it.
+        # A slot is counted from the epoch's start, so that after a resume other processes go on.
         slot = (self.position + number) % self.workers
         state = self._slots.get(str(slot))
         return Ticket(rows, None if state else (self._base_seed, slot), state)
