@@ -269,3 +269,18 @@ def test_what_changes_nothing_is_told(torchreid, caplog, options, words):
     merge_options(cfg, options)
     check_config(cfg)
     assert f"Without effect here: {words}" in caplog.text
+
+
+@pytest.mark.parametrize("options", [
+    ["loss.name", "am_softmax", "loss.weight_walked", "2.0", "loss.weight", "3.0"],
+    ["loss.name", "contrastive", "loss.metric_weights", "[2.0]"],
+    ["loss.name", "softmax", "loss.id", "arcface", "test.evaluate", "True"],
+    ["spectral.neck", "bnneck", "spectral.head_norm", "gn"],
+    ["model.attention", "[{after: conv3, over: pixels, heads: 4}]"],
+])  # fmt: skip
+def test_what_has_an_effect_is_not_refused(torchreid, options):
+    cfg = get_default_config()
+    merge_options(cfg, ["model.name", "spectral_osnet_x0_25", "loss.name", "spectral", *options])
+    state = torch.random.get_rng_state()
+    check_config(cfg)
+    assert torch.equal(state, torch.random.get_rng_state())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from torchreid_spectral.data.loading import EpochLoader
@@ -142,7 +143,37 @@ def test_what_a_transform_raises_is_no_broken_image():
 def test_as_many_images_of_others_are_not_gone_on_with():
     state = EpochLoader(DataLoader(Whole(), batch_size=4)).state()
     EpochLoader(DataLoader(Pairs(), batch_size=4)).resume(state)
+    state["order"] = torch.empty(0)
+    listed_otherwise = Whole()
+    listed_otherwise.data = Whole.data[::-1]
+    EpochLoader(DataLoader(listed_otherwise, batch_size=4)).resume(state)
+    with pytest.raises(InputError, match="others than the checkpoint's"):
+        EpochLoader(DataLoader(listed_otherwise, batch_size=4)).resume(
+            {**state, "order": torch.arange(8)}
+        )
     changed = Whole()
     changed.data = [(path, 3 - pid, *rest) for path, pid, *rest in Whole.data]
     with pytest.raises(InputError, match="others than the checkpoint's"):
         EpochLoader(DataLoader(changed, batch_size=4)).resume(state)
+
+
+def test_names_in_any_bytes_and_datasets_without_a_list_have_a_state():
+    odd = Whole()
+    odd.data = [(os.fsdecode(b"caf\xe9.jpg"), 0, 0, 0)] * 8
+    state = EpochLoader(DataLoader(odd, batch_size=4)).state()
+    assert "" not in state["data"]
+    bare = torch.utils.data.TensorDataset(torch.zeros(8))
+    other = EpochLoader(DataLoader(bare, batch_size=4))
+    other.resume({**other.state(), "data": state["data"]})
+
+
+@pytest.mark.parametrize("error", [OSError, SyntaxError, Image.DecompressionBombError])
+def test_a_dataset_that_opens_its_images_itself_is_passed_over_too(error):
+    class Own(Whole):
+        def __getitem__(self, index):
+            if index < 2:
+                raise error("broken")
+            return super().__getitem__(index)
+
+    rows = EpochLoader(DataLoader(Own(), batch_size=4), on_error="skip")
+    assert sum(len(batch["index"]) for batch in rows) == 6 and len(rows.skipped) == 2

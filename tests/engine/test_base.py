@@ -418,7 +418,7 @@ def test_a_loop_of_the_users_own(torchreid, datamanager, capsys):
     assert "epoch: [2/2]" in capsys.readouterr().out
 
 
-def test_loaders_given_later_are_taken(torchreid, datamanager, tmp_path):
+def test_loaders_given_later_are_taken(torchreid, datamanager, tmp_path, monkeypatch):
     engine = spectral_engine(torchreid, datamanager, picture_queries=1)
     theirs = datamanager.test_loader["synthetic_pedestrians"]
     engine.test_loader = {"extra": theirs}
@@ -432,7 +432,8 @@ def test_loaders_given_later_are_taken(torchreid, datamanager, tmp_path):
         datamanager.train_loader.dataset, batch_size=16, sampler=datamanager.train_loader.sampler,
         drop_last=True, collate_fn=collate,
     )  # fmt: skip
-    assert list(engine.test().datasets) == ["extra"]
+    monkeypatch.chdir(tmp_path)
+    assert list(engine.test().datasets) == ["extra"] and not list(tmp_path.iterdir())
     result = engine.run(save_dir=str(tmp_path), max_epoch=1)
     assert list(result.datasets) == ["extra"] and seen
     assert len(engine.train_loader.dataset.train) == TINY["num_train_ids"] * 8

@@ -332,13 +332,17 @@ import time
 from pathlib import Path
 import torch
 from torchreid_spectral.engine import distributed
-from torchreid_spectral.errors import RunError
+from torchreid_spectral.errors import InputError, RunError, UnknownNameError
 
 written = Path(sys.argv[1])
 
 
 def full():
     raise RunError("the disk is full")
+
+
+def unknown():
+    raise UnknownNameError("figure", "map", ["mAP"])
 
 
 with distributed.process_group(use_gpu=False):
@@ -351,6 +355,10 @@ with distributed.process_group(use_gpu=False):
         assert str(error) == "the disk is full"
     else:
         raise AssertionError("the others know nothing of the error")
+    try:
+        distributed.first_result(unknown)
+    except InputError as error:
+        assert str(error).startswith("Unknown figure")
     network = torch.nn.Linear(2, 2)
     network.weight.data.fill_(number)
     distributed.share_parameters(network)

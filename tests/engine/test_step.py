@@ -342,7 +342,8 @@ def test_a_test_that_is_repeated_is_no_worse_test():
 
 def test_the_best_of_another_figure_is_forgotten(build_engine):
     engine = build_engine("train.keep", "rank-1")
-    engine.progress = Progress(epoch=3, best=0.85, best_epoch=2, worse_tests=1, figure="mAP of a")
+    engine.progress = Progress(epoch=3, best=0.85, best_epoch=2, worse_tests=1, last_test=3,
+                               figure="mAP of a")  # fmt: skip
     _follow_figure(engine)
     assert (engine.progress.best, engine.progress.worse_tests) == (-1.0, 0)
     before = engine.progress.figure

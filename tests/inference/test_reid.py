@@ -274,6 +274,7 @@ def test_equal_images_of_two_people_do_not_pass(caplog):
     features[:4] = np.eye(4)[[0, 0, 1, 1]]
     found = calibrate(features, np.arange(40) % 20, false_match_rate=0.002)
     assert found.false_match_rate == 0 and "equal: look for wrong identities" in caplog.text
+    assert not (np.zeros(1, np.float32) <= found.threshold).any()
 
 
 def test_a_gallery_of_another_distance_is_told(weights, pictures, caplog):

@@ -114,9 +114,6 @@ def _check_model(cfg: CfgNode) -> None:
             f"{registry.PREFIX}{cfg.model.name}; with spectral.supervision plain it has no walk."
         )
     check_blocks(cfg.model.attention)
-    for block in cfg.model.attention:
-        options = {key: value for key, value in block.items() if key != "after"}
-        build_block(8 * max(1, int(block.get("heads", 1))), **options)
     if cfg.loss.name != "triplet" or cfg.loss.triplet.weight_x != 0:
         return
     if cfg.train.fixbase_epoch:
@@ -155,8 +152,11 @@ def _check_objects(cfg: CfgNode) -> None:
 
 def _build_parts(cfg: CfgNode) -> None:
     options = SpectralOptions.of(**model_options(cfg))
-    width = 8 * max(1, options.heads)  # of what they are built with matters nothing here
+    width = 32 * max(1, options.heads)  # the model's is not known yet; group norm has 32
     SpectralHead(width, 2, walk=options.walk(width), **options.head())
+    for block in cfg.model.attention:
+        chosen = {key: value for key, value in block.items() if key != "after"}
+        build_block(8 * max(1, int(block.get("heads", 1))), **chosen)
     SyntheticSpec(**cfg.synthetic)
     SyntheticVideoSpec(**cfg.synthetic_video)
     FramePooling(cfg.video.pooling_method, cfg.video.frame_temperature)
@@ -253,13 +253,13 @@ def _tell_unused(cfg: CfgNode) -> None:
     now = dict(leaves(cfg))
     for applies, keys, what in cases:
         unused = [key for key in keys if applies and now[key] != defaults[key]]
-        if unused and not distributed.rank():
+        if unused and not distributed.number_by_torchrun():
             logger.warning("Without effect here: %s (only for %s).", ", ".join(unused), what)
 
 
 def _tell_baseline(cfg: CfgNode) -> None:
     """Say early where a report could not draw its baseline; it may be trained in the meantime."""
-    if not (cfg.report.html and cfg.report.baseline) or distributed.rank():
+    if not (cfg.report.html and cfg.report.baseline) or distributed.number_by_torchrun():
         return
     try:
         latest_weights(Path(cfg.report.baseline).expanduser())

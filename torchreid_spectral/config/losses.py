@@ -103,7 +103,11 @@ def _check_used(cfg: CfgNode) -> None:
     """Refuse losses that were asked for and would not be trained by."""
     if cfg.loss.name == "spectral" or cfg.test.evaluate:
         return
-    keys = ["id", "metric", "metric_weights", "weight", "weight_walked"]
+    keys = ["id", "metric"]
+    if cfg.loss.name not in METRIC_LOSSES or cfg.loss.name in STOCK:
+        keys += ["metric_weights"]
+    if cfg.loss.name not in ID_LOSSES or cfg.loss.name in STOCK:
+        keys += ["weight", "weight_walked"]
     if cfg.loss.name in STOCK:
         keys += [f"softmax.{key}" for key in ("scale", "normalized")]
         keys += [f"triplet.{key}" for key in ("soft_margin", "metric", "normalize")]
@@ -216,7 +220,7 @@ def _check_model(cfg: CfgNode, id_loss: str, metrics: list[str]) -> None:
         )
     trained_by_metrics = "normalized_cut" in metrics or cfg.spectral.learn_temperature
     if cfg.train.fixbase_epoch and not id_loss and not trained_by_metrics:
-        if {*cfg.train.open_layers} <= {"classifier"}:
+        if all(name.startswith("classifier") for name in cfg.train.open_layers):
             raise InputError(
                 "train.fixbase_epoch trains the classifier alone, which no loss but an identity "
                 f"loss uses, got {metrics}. Set train.fixbase_epoch 0, or name layers of the "

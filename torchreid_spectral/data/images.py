@@ -12,8 +12,17 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-__all__ = ["BROKEN_IMAGE", "PICTURE_SUFFIXES", "BrokenImage", "ImageReader", "as_rgb", "decode",
-           "read_image", "reading_with"]
+__all__ = [
+    "BROKEN_IMAGE",
+    "PICTURE_SUFFIXES",
+    "UNREADABLE",
+    "BrokenImage",
+    "ImageReader",
+    "as_rgb",
+    "decode",
+    "read_image",
+    "reading_with",
+]
 
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -22,6 +31,10 @@ PICTURE_SUFFIXES = frozenset(
 
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is missing, empty, truncated, foreign or absurdly large."""
+
+
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""The same of a dataset that opens its images itself, less what a transform may raise."""
 
 
 class BrokenImage(OSError):

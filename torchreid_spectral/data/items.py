@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from torchreid_spectral import _random
-from torchreid_spectral.data.images import ImageReader, reading_with
+from torchreid_spectral.data.images import UNREADABLE, ImageReader, reading_with
 from torchreid_spectral.errors import first_line
 
 __all__ = ["ON_ERROR", "NamedItems", "Ticket"]
@@ -44,26 +44,28 @@ class NamedItems(Dataset[Any]):
         self, dataset: Any, on_error: str = "raise", reader: ImageReader | None = None  # noqa: ANN401
     ) -> None:
         self.dataset, self.on_error, self.reader = dataset, on_error, reader
-        self._digest: str | None = None
+        self._digests: list[str] | None = None
         self._siblings: dict[int, list[int]] = defaultdict(list)
         if getattr(dataset, "mode", "") == "train":
             for index, item in enumerate(dataset.data):
                 self._siblings[item[1]].append(index)
 
-    def digest(self) -> str:
-        """Name the images and their identities, in order; where they lie does not matter.
+    def digests(self) -> list[str]:
+        """Name the images and whose they are; in which folder they lie does not matter.
 
         Returns:
-            64 hexadecimal digits.
+            64 hexadecimal digits in any order of the images, and in theirs, which is that of a
+            folder's listing; two empty texts for a dataset that does not list what it has.
         """
-        if self._digest is None:
-            content = hashlib.sha256()
-            for paths, pid, *_ in self.dataset.data:
+        if self._digests is None:
+            lines = []
+            for paths, pid, *_ in getattr(self.dataset, "data", ()):
                 several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
                 names = "/".join(os.path.basename(os.fspath(path)) for path in several)
-                content.update(f"{names} {pid}\n".encode())
-            self._digest = content.hexdigest()
-        return self._digest
+                lines.append(f"{names} {pid}\n".encode(errors="surrogateescape"))
+            self._digests = [hashlib.sha256(b"".join(each)).hexdigest() if lines else ""
+                             for each in (sorted(lines), lines)]  # fmt: skip
+        return self._digests
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         """Give what the dataset has, such as its lists; not while it is being unpickled."""
@@ -97,7 +99,7 @@ class NamedItems(Dataset[Any]):
         for index in ticket.indices:
             try:
                 item = self._load(index, skipped)
-            except OSError as error:
+            except UNREADABLE as error:
                 # Raised in a worker it would come out buried in a traceback.
                 return {"error": f"{self._name(index, error)}, or set data.on_error skip."}
             if item is not None:
@@ -107,14 +109,14 @@ class NamedItems(Dataset[Any]):
     def _load(self, index: int, skipped: list[str]) -> Any:  # noqa: ANN401
         try:
             return self[index]
-        except OSError as error:
+        except UNREADABLE as error:
             if self.on_error == "raise":
                 raise
             skipped.append(self._name(index, error))
         for sibling in _others(self._siblings.get(self.dataset.data[index][1], []), index):
             try:
                 return self[sibling]
-            except OSError:
+            except UNREADABLE:
                 continue
         return None
 

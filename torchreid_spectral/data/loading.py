@@ -107,7 +107,7 @@ class EpochLoader:
             "base_seed": self._base_seed,
             "slots": dict(self._slots),
             "batch": [self.batch_size, self.workers, self.world_size, len(self.dataset)],
-            "data": self.dataset.digest(),
+            "data": self.dataset.digests(),
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -129,7 +129,10 @@ class EpochLoader:
                 "An epoch goes on only with the same train.batch_size, data.workers, number of "
                 f"processes and data: the checkpoint has {list(state['batch'])}, this run {here}."
             )
-        if state.get("data", self.dataset.digest()) != self.dataset.digest():
+        mine = self.dataset.digests()
+        theirs = list(state.get("data", mine))
+        ordered = bool(len(state["order"]))  # between epochs a folder may be listed otherwise
+        if "" not in (*mine, *theirs) and mine[ordered] != theirs[ordered]:
             raise InputError(
                 "The training images, or whose they are, are others than the checkpoint's, though "
                 "as many: what it has learned of each identity would go to another. Resume with "

@@ -29,6 +29,7 @@ __all__ = [
     "first_object",
     "first_result",
     "gather",
+    "number_by_torchrun",
     "process_group",
     "rank",
     "share_buffers",
@@ -46,6 +47,15 @@ def started_by_torchrun() -> int:
         1 without torchrun.
     """
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def number_by_torchrun() -> int:
+    """Give the number of this process, before they have joined.
+
+    Returns:
+        0 without torchrun.
+    """
+    return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
@@ -255,12 +265,10 @@ def first_result(function: Callable[[], Any]) -> Any:  # noqa: ANN401
     outcome: Any = None
     if rank() == 0:
         try:
-            outcome = function(), None
+            outcome = function(), "", False
         except (InputError, RunError) as error:
-            outcome = None, error
-    result, problem = first_object(outcome)
-    if isinstance(problem, RunError):
-        raise RunError(*problem.args)
-    if problem is not None:
-        raise InputError(str(problem))
+            outcome = None, str(error), isinstance(error, RunError)
+    result, problem, of_run = first_object(outcome)
+    if problem:
+        raise RunError(problem) if of_run else InputError(problem)
     return result

@@ -75,7 +75,7 @@ def _draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None
                 save_dir=str(Path(folder) / f"visrank_{dataset}" / name),
                 topk=visrank_topk,
             )
-    if engine.picture_queries:
+    if engine.picture_queries and folder:
         path = Path(folder) / f"ranked_lists_{dataset}.png"
         draw_ranked_lists(path, views, query, *images, num_queries=engine.picture_queries,
                           inductive=answers.inductive)  # fmt: skip

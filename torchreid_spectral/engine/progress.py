@@ -240,6 +240,7 @@ def _follow_figure(engine: Any) -> None:  # noqa: ANN401
     progress, asked = engine.progress, figure_name(engine)
     if progress.figure not in ("", asked):
         progress.best, progress.best_epoch, progress.worse_tests = -1.0, 0, 0
+        progress.last_test = 0
     progress.figure = asked
 
 

@@ -234,7 +234,7 @@ def calibrate(
     while count > 0 and ordered[count - 1] == ordered[min(count, len(ordered) - 1)]:
         count -= 1
     if count == 0 and ordered[0] <= 0:  # images of two people that are one: not even they pass
-        threshold = float(np.nextafter(ordered[0], -np.inf))
+        threshold = float(np.nextafter(np.float32(ordered[0]), np.float32(-np.inf)))
         logger.warning("Images of different people are equal: look for wrong identities.")
     else:
         below = ordered[count - 1] if count else 0.0
