@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from torchreid_spectral._active import Active
 from torchreid_spectral.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ __all__ = [
 PREFIX = "spectral_"
 _ENGINES = ("ImageMetricEngine", "ImageSpectralEngine", "VideoSpectralEngine")
 _registered = False
-_active_model_options: dict[str, Any] = {}
+_model_options: Active[dict[str, Any]] = Active({})
 
 
 def register(overwrite: bool = False) -> None:
@@ -125,7 +126,7 @@ def build_model(
         return plain
     from torchreid_spectral.models import make_spectral
 
-    merged = _active_model_options | options
+    merged = _model_options.value | options
     _check_options(merged)
     # The backbone gives its features in training only under the triplet contract.
     backbone = factory[backbone_name](loss="triplet", **arguments | {"use_gpu": False})
@@ -189,13 +190,9 @@ def model_defaults(**options: Any) -> Iterator[None]:  # noqa: ANN401
     Raises:
         InputError: If there is no such option.
     """  # noqa: DOC502
-    global _active_model_options
     _check_options(options)
-    before, _active_model_options = _active_model_options, _active_model_options | options
-    try:
+    with _model_options.held(_model_options.value | options):
         yield
-    finally:
-        _active_model_options = before
 
 
 def model_options() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchreid_spectral import _compat
+from torchreid_spectral._active import Active
 from torchreid_spectral.data.folder_datasets import FolderDataset, FolderVideoDataset
 from torchreid_spectral.data.synthetic import SyntheticSpec, generate, list_images
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec, generate_video
@@ -20,7 +21,7 @@ __all__ = [
     "synthetic_defaults",
 ]
 
-_active_specs = SyntheticSpec(), SyntheticVideoSpec()
+_specs = Active((SyntheticSpec(), SyntheticVideoSpec()))
 
 
 @contextmanager
@@ -39,12 +40,8 @@ def synthetic_defaults(
     Yields:
         Nothing.
     """
-    global _active_specs
-    before, _active_specs = _active_specs, (spec, video or SyntheticVideoSpec())
-    try:
+    with _specs.held((spec, video or SyntheticVideoSpec())):
         yield
-    finally:
-        _active_specs = before
 
 
 class SyntheticPedestrians(_compat.load().data.ImageDataset):  # type: ignore[misc]
@@ -63,7 +60,7 @@ class SyntheticPedestrians(_compat.load().data.ImageDataset):  # type: ignore[mi
     generated = True
 
     def __init__(self, root: str = "", **kwargs: Any) -> None:  # noqa: ANN401
-        folder = generate(Path(root).expanduser().resolve(), _active_specs[0])
+        folder = generate(Path(root).expanduser().resolve(), _specs.value[0])
         train = list_images(folder / "bounding_box_train")
         labels = {pid: label for label, pid in enumerate(sorted({pid for _, pid, _ in train}))}
         super().__init__(
@@ -90,7 +87,7 @@ class SyntheticPedestriansVideo(_compat.dataset_tables()["video"]["mars"]):  # t
 
     def __init__(self, root: str = "", **kwargs: Any) -> None:  # noqa: ANN401
         place = Path(root).expanduser().resolve()
-        self.dataset_dir = str(generate_video(place, _active_specs[1]).relative_to(place))
+        self.dataset_dir = str(generate_video(place, _specs.value[1]).relative_to(place))
         super().__init__(root=str(place), **kwargs)
 
 

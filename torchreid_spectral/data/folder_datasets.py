@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torchreid_spectral import _compat
+from torchreid_spectral._active import Active
 from torchreid_spectral.data.folder import Item, natural, scan
 from torchreid_spectral.data.splits import REASONS, camera_advice, propose_split, unmatched
 from torchreid_spectral.errors import InputError
@@ -44,7 +45,7 @@ class FolderOptions:
     one_camera: bool = False
 
 
-_active = FolderOptions()
+_options = Active(FolderOptions())
 
 
 @contextmanager
@@ -57,12 +58,8 @@ def folder_defaults(options: FolderOptions) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    global _active
-    before, _active = _active, options
-    try:
+    with _options.held(options):
         yield
-    finally:
-        _active = before
 
 
 class Folder:
@@ -84,7 +81,7 @@ class Folder:
     kind = "image"
 
     def __init__(self, root: str = "", mode: str = "train", **kwargs: Any) -> None:  # noqa: ANN401
-        place = Path(root).expanduser() / _active.path
+        place = Path(root).expanduser() / _options.value.path
         found = scan(place, self.kind)
         items = found.items
         if mode == "train" and found.ignored:
@@ -101,9 +98,9 @@ class Folder:
         if not found.has_split:
             items = propose_split(
                 items,
-                train_share=_active.train_share,
-                seed=_active.seed,
-                one_camera=_active.one_camera,
+                train_share=_options.value.train_share,
+                seed=_options.value.seed,
+                one_camera=_options.value.one_camera,
                 distractors=found.distractors,
             )
             if mode == "train":
@@ -111,7 +108,7 @@ class Folder:
         _check_files(items, place)
         if mode != "train":
             _check_queries(items, place)
-        numbered = _numbered(items, found.distractors, _active.one_camera)
+        numbered = _numbered(items, found.distractors, _options.value.one_camera)
         parts = numbered.parts
         self._junk_pids = [numbered.pids[found.distractors]] if found.distractors else []
         numbers = numbered.labels if mode == "train" else numbered.pids
@@ -177,7 +174,7 @@ def _check_queries(items: Sequence[Item], place: Path) -> None:
             f"{place} has {_describe(items)}: a test needs both query and gallery. Add them, or "
             "take all splits away to have one proposed."
         )
-    lost = unmatched(items, one_camera=_active.one_camera)
+    lost = unmatched(items, one_camera=_options.value.one_camera)
     if not lost:
         return
     why = "; ".join(

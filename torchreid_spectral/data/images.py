@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
+from torchreid_spectral._active import Active
+
 __all__ = [
     "BROKEN_IMAGE",
     "PICTURE_SUFFIXES",
@@ -44,7 +46,7 @@ class BrokenImage(OSError):
 ImageReader = Callable[[str], Image.Image]
 """Gives an image for a path, from a cache for instance."""
 
-_reader: ImageReader | None = None
+_reader: Active[ImageReader | None] = Active(None)
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -60,7 +62,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         BrokenImage: If it is missing, empty, truncated or no image.
     """
     try:
-        return (_reader or decode)(os.fspath(path))
+        return (_reader.value or decode)(os.fspath(path))
     except BROKEN_IMAGE as error:
         raise BrokenImage(str(error) or type(error).__name__) from error
 
@@ -110,9 +112,5 @@ def reading_with(reader: ImageReader | None) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    global _reader
-    before, _reader = _reader, reader
-    try:
+    with _reader.held(reader):
         yield
-    finally:
-        _reader = before

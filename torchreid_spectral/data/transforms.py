@@ -8,12 +8,13 @@ from functools import wraps
 from typing import Any
 
 from torchreid_spectral import _compat
+from torchreid_spectral._active import Active
 from torchreid_spectral.errors import InputError
 
 __all__ = ["PAD_CROP", "crop_defaults", "patch_transforms"]
 
 PAD_CROP = "random_pad_crop"
-_active_padding = 10
+_padding = Active(10)
 
 
 @contextmanager
@@ -29,14 +30,10 @@ def crop_defaults(padding: int) -> Iterator[None]:
     Raises:
         InputError: If it is negative.
     """
-    global _active_padding
     if padding < 0:
         raise InputError(f"data.crop_padding must be >= 0 pixels, got {padding}.")
-    before, _active_padding = _active_padding, padding
-    try:
+    with _padding.held(padding):
         yield
-    finally:
-        _active_padding = before
 
 
 def patch_transforms() -> None:
@@ -64,7 +61,7 @@ def patch_transforms() -> None:
         words = [transforms] if isinstance(transforms, str) else list(transforms or [])
         train, test = original(height, width, words, *args, **kwargs)
         if PAD_CROP in (word.lower() for word in words):
-            crop = RandomCrop((height, width), padding=_active_padding)
+            crop = RandomCrop((height, width), padding=_padding.value)
             train.transforms.insert(_place(train.transforms), crop)
         return train, test
 

@@ -12,12 +12,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchreid_spectral import _compat
+from torchreid_spectral._active import Active
 from torchreid_spectral.errors import InputError
 
 __all__ = ["patch_schedulers", "warmup_defaults", "warmup_cosine", "warmup_multi_step"]
 
 WARMUP_MULTI_STEP, WARMUP_COSINE = "warmup_multi_step", "warmup_cosine"
-_active_warmup: dict[str, float] = {"warmup_epochs": 20, "warmup_factor": 0.01}
+_warmup = Active((20, 0.01))  # epochs until the full rate, share of it at the start
 
 
 @contextmanager
@@ -31,13 +32,8 @@ def warmup_defaults(*, warmup_epochs: int, warmup_factor: float) -> Iterator[Non
     Yields:
         Nothing.
     """
-    global _active_warmup
-    before = _active_warmup
-    _active_warmup = {"warmup_epochs": warmup_epochs, "warmup_factor": warmup_factor}
-    try:
+    with _warmup.held((warmup_epochs, warmup_factor)):
         yield
-    finally:
-        _active_warmup = before
 
 
 def warmup_multi_step(
@@ -143,15 +139,15 @@ def patch_schedulers() -> None:
                 optimizer,
                 milestones=milestones,
                 gamma=gamma,
-                warmup_epochs=int(_active_warmup["warmup_epochs"]),
-                warmup_factor=_active_warmup["warmup_factor"],
+                warmup_epochs=_warmup.value[0],
+                warmup_factor=_warmup.value[1],
             )
         if lr_scheduler == WARMUP_COSINE:
             return warmup_cosine(
                 optimizer,
                 max_epoch=max_epoch,
-                warmup_epochs=int(_active_warmup["warmup_epochs"]),
-                warmup_factor=_active_warmup["warmup_factor"],
+                warmup_epochs=_warmup.value[0],
+                warmup_factor=_warmup.value[1],
             )
         scheduler: LRScheduler = original(
             optimizer, lr_scheduler, stepsize, gamma, max_epoch
