@@ -85,7 +85,6 @@ def check_losses(cfg: CfgNode) -> None:
             "distill.teacher needs the images of the whole batch, which train.chunk_size "
             f"{cfg.train.chunk_size} cuts. Set it to 0."
         )
-    _check_used(cfg)
     id_loss, metrics = chosen_losses(cfg)
     for kind, name, known in (
         ("identity loss", id_loss or "am_softmax", ID_LOSSES),
@@ -93,6 +92,7 @@ def check_losses(cfg: CfgNode) -> None:
     ):
         if name not in known:
             raise UnknownNameError(kind, name, known)
+    _check_used(cfg)
     build_criterion(cfg)
     _dark_rank(cfg)
     if cfg.loss.name not in STOCK:
