@@ -103,12 +103,12 @@ def _check_used(cfg: CfgNode) -> None:
     """Refuse losses that were asked for and would not be trained by."""
     if cfg.loss.name == "spectral" or cfg.test.evaluate:
         return
-    keys = ["id", "metric"]
-    if cfg.loss.name not in METRIC_LOSSES or cfg.loss.name in STOCK:
+    keys, stock = ["id", "metric"], cfg.loss.name in STOCK
+    if stock or cfg.loss.name in ID_LOSSES:
         keys += ["metric_weights"]
-    if cfg.loss.name not in ID_LOSSES or cfg.loss.name in STOCK:
+    if stock or cfg.loss.name in METRIC_LOSSES:
         keys += ["weight", "weight_walked"]
-    if cfg.loss.name in STOCK:
+    if stock:
         keys += [f"softmax.{key}" for key in ("scale", "normalized")]
         keys += [f"triplet.{key}" for key in ("soft_margin", "metric", "normalize")]
     now, usual = dict(leaves(cfg.loss)), dict(leaves(get_default_config().loss))

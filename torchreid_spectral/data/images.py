@@ -31,12 +31,11 @@ PICTURE_SUFFIXES = frozenset(
 )
 """Ends of the names of pictures in folders, in lower case."""
 
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is missing, empty, truncated, foreign or absurdly large."""
-
-
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
-"""The same of a dataset that opens its images itself, less what a transform may raise."""
+"""What says that a file is the cause, also where a dataset opens its images itself."""
+
+BROKEN_IMAGE = (*UNREADABLE, ValueError)
+"""What Pillow raises for a file that is missing, empty, truncated, foreign or absurdly large."""
 
 
 class BrokenImage(OSError):

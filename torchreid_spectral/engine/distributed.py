@@ -10,7 +10,7 @@ apart: it sees a process's rows, and all rows under ``train.sync_bn``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -182,10 +182,7 @@ def share_buffers(network: nn.Module) -> None:
     Args:
         network: Of one kind in every process.
     """
-    if world_size() == 1:
-        return
-    for buffer in network.buffers():
-        dist.broadcast(buffer, 0)
+    _share(network.buffers())
 
 
 def share_parameters(network: nn.Module) -> None:
@@ -194,10 +191,13 @@ def share_parameters(network: nn.Module) -> None:
     Args:
         network: Of one kind in every process.
     """
-    if world_size() == 1:
-        return
-    for parameter in network.parameters():
-        dist.broadcast(parameter.data, 0)
+    _share(parameter.data for parameter in network.parameters())
+
+
+def _share(tensors: Iterable[Tensor]) -> None:
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def agree(*values: float) -> list[float]:

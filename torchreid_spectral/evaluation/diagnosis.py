@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchreid_spectral.evaluation.ranking import as_ids, check_ids, positions_of
+from torchreid_spectral.evaluation.inputs import as_ids, check_ids
+from torchreid_spectral.evaluation.ranking import positions_of
 
 __all__ = ["Diagnosis", "diagnose"]
 

@@ -12,12 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.evaluation.ranking import (
-    as_array,
-    as_ids,
-    evaluate_queries,
-    positions_of,
-)
+from torchreid_spectral.evaluation.inputs import as_array, as_ids
+from torchreid_spectral.evaluation.ranking import evaluate_queries, positions_of
 from torchreid_spectral.evaluation.results import QueryResults, RankingMetrics
 
 __all__ = ["evaluate_blocks", "evaluate_indices"]

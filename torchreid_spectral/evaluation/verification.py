@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.evaluation.ranking import as_array, as_ids, check_ids
+from torchreid_spectral.evaluation.inputs import as_array, as_ids, check_ids
 
 __all__ = ["PairDistances", "tpr_at_fpr"]
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
 from torchreid_spectral.functional.similarity import cosine_similarity
 
-__all__ = ["NORMALIZATIONS", "softmax_transition", "transition_matrix"]
+__all__ = ["NORMALIZATIONS", "log_softmax_transition", "softmax_transition", "transition_matrix"]
 
 NORMALIZATIONS = ("rows", "symmetric")
 """How affinities become a transition: :math:`D^{-1} W` or :math:`D^{-1/2} W D^{-1/2}`."""
@@ -129,6 +129,27 @@ def softmax_transition(
             logits = _largest_of_each_row(logits, top_k, mutual)
         transition = logits.softmax(dim=-1) if normalization == "rows" else _symmetric(logits)
     return transition.to(similarity.dtype)
+
+
+def log_softmax_transition(
+    similarity: Float[Tensor, "*batch N M"], *, temperature: float
+) -> Float[Tensor, "*batch N M"]:
+    r"""Compute the logarithm of :func:`softmax_transition`, which does not underflow.
+
+    Args:
+        similarity: Larger is closer.
+        temperature: :math:`\sigma > 0`.
+
+    Returns:
+        Logarithms of probabilities, float32 at least.
+
+    Raises:
+        ValueError: If the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
+    with full_precision(similarity):
+        return (at_least_float32(similarity) / temperature).log_softmax(dim=-1)
 
 
 def _check_graph(similarity: Tensor, top_k: int | None, mutual: bool, normalization: str) -> None:

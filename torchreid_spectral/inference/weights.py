@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.models import SpectralOptions
-from torchreid_spectral.models.feature_weights import missing_weights
+from torchreid_spectral.models.feature_weights import missing_weights, update_digest
 
 __all__ = ["Settings", "fingerprint", "latest_weights", "open_model", "read_config",
            "read_metrics"]  # fmt: skip
@@ -207,9 +207,7 @@ def fingerprint(model: nn.Module, settings: Settings) -> str:
         chosen.append(("flip", True))
     if chosen:
         digest.update(repr(chosen).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
+    update_digest(digest, model.state_dict())
     return digest.hexdigest()[:16]
 
 

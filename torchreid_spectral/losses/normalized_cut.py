@@ -21,6 +21,7 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional import affinity_matrix
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
 from torchreid_spectral.functional.cut import cut_ratios
+from torchreid_spectral.functional.transition import log_softmax_transition
 from torchreid_spectral.losses.class_scores import ClassScores
 from torchreid_spectral.losses.identity import check_scale
 from torchreid_spectral.losses.metric import MetricLoss
@@ -83,7 +84,8 @@ class NormalizedCutLoss(MetricLoss):
         if not len(targets):
             return features.sum() * 0
         with full_precision(features):
-            logs = (cosine * self.scale).log_softmax(dim=1)[:, targets.unique()]
+            logs = log_softmax_transition(cosine, temperature=1 / self.scale)
+            logs = logs[:, targets.unique()]
             members = (logs - logs.detach().amax(dim=0)).exp()
             affinity = affinity_matrix(nodes, self.temperature)
             return cut_ratios(affinity, logs.exp(), members).mean()

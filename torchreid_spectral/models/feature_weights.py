@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchreid_spectral.models.spectral_net import SpectralNet
 
-__all__ = ["feature_digest", "makes_the_feature", "missing_weights"]
+__all__ = ["feature_digest", "makes_the_feature", "missing_weights", "update_digest"]
 
 
 def makes_the_feature(model: nn.Module, name: str) -> bool:
@@ -53,12 +54,22 @@ def feature_digest(model: nn.Module) -> str:
         model: Of torchreid or of this package.
 
     Returns:
-        64 hexadecimal digits, the SHA-256 of names, types and values; the same on every device.
+        64 hexadecimal digits, the SHA-256 of names and values; the same on every device.
     """
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if makes_the_feature(model, name):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            plain = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(plain.view(torch.uint8).numpy().tobytes())
+    update_digest(digest, {name: value for name, value in model.state_dict().items()
+                           if makes_the_feature(model, name)})  # fmt: skip
     return digest.hexdigest()
+
+
+def update_digest(digest: Any, weights: Mapping[str, Tensor]) -> None:  # noqa: ANN401 (hashlib's)
+    """Let weights go into a digest, by name.
+
+    Args:
+        digest: Of :mod:`hashlib`.
+        weights: Name to tensor, on any device.
+    """
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode())
+        plain = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes())

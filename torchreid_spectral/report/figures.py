@@ -17,18 +17,8 @@ from numpy.typing import NDArray
 from torchreid_spectral.inference.calibration import Calibration
 from torchreid_spectral.report.history import Curve
 
-__all__ = [
-    "COLOURS",
-    "LINES",
-    "MARKERS",
-    "affinity",
-    "bars",
-    "cmc",
-    "curves",
-    "histogram",
-    "save",
-    "view_name",
-]
+__all__ = ["COLOURS", "LINES", "MARKERS", "affinity", "bars", "cmc", "curves", "histogram",
+           "save", "view_name"]  # fmt: skip
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A7A00"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
