@@ -76,9 +76,11 @@ SUITES: dict[str, dict[str, Variant]] = {
     | pairs("softmax_triplet", "loss.id", "softmax", "loss.metric", "triplet")
     | pairs("softmax_quadruplet", "loss.id", "softmax", "loss.metric", "quadruplet"),
     "parts": pairs("parts", *PARTS),
-    # A second cycle of the learning rate, from weights of the first: give them as --weights.
+    # A second and a third cycle of the learning rate, each from weights of the one before: give
+    # them as --weights.
     "again": {"parts_walk": pairs("parts", *PARTS)["parts_walk"],
-              "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.00075"])},
+              "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.00075"]),
+              "parts_walk_third": (WALK, [*PARTS, "train.lr", "0.00075"])},
     # H. Luo et al., 2019: BNNeck, triplet, label smoothing; and the parts.
     "strong": pairs("strong", "loss.id", "softmax", "loss.metric", "triplet",
                     "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
