@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from losses_compare import config, load_tool  # beside this file, as the next
-from market1501_rows import FLIPPED, METHODS, measure, setting
+from market1501_rows import CAMERAS, FLIPPED, METHODS, measure, setting
 
 from torchreid_spectral.engine.results import provenance, write_json
 from torchreid_spectral.errors import InputError
@@ -129,6 +129,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="own data to test on; repeatable")  # fmt: skip
     parser.add_argument("--flip", action="store_true",
                         help="test on Market-1501 with mirror images as well")  # fmt: skip
+    parser.add_argument("--cameras", action="store_true",
+                        help="test on Market-1501 with normalized cameras as well")  # fmt: skip
     parser.add_argument("--collect", action="store_true",
                         help="train nothing: figures of what has finished")  # fmt: skip
     parser.add_argument("--plot", type=Path,
@@ -208,10 +210,12 @@ def collect(args: argparse.Namespace) -> None:
             earlier = {} if not row or differs(row, folder) else row
             known = earlier.get("metrics", {})
             wanted = {"market1501", *([FLIPPED] if args.flip else []), *dict(args.transfer)}
+            wanted |= {CAMERAS} if args.cameras else set()
             if not wanted <= known.keys():
                 print(f"{key} is tested ...", flush=True)
                 transfer = dict(args.transfer)
-                rows[key] = measure(folder, args.root, transfer, known, flip=args.flip)
+                rows[key] = measure(folder, args.root, transfer, known, flip=args.flip,
+                                    cameras=args.cameras)  # fmt: skip
                 for figures in ("metrics", "seconds_of_test"):
                     rows[key][figures] = {**earlier.get(figures, {}), **rows[key][figures]}
                 write(path, rows, args.size)

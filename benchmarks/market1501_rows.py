@@ -18,6 +18,7 @@ from torchreid_spectral.rerank import build_reranker
 # All with their defaults, which were not chosen on any of these networks' features.
 METHODS = ("none", "local_blurring", "graph_walk", "k_reciprocal")
 FLIPPED = "market1501_flip"  # a feature is the mean of the image's and its mirror image's
+CAMERAS = "market1501_cameras"  # each camera's mean and deviation are taken out of the features
 Images = tuple[list[str], list[int], list[int]]  # paths, identities, cameras
 Features = tuple[torch.Tensor, list[int], list[int]]
 
@@ -29,6 +30,7 @@ def measure(
     known: Collection[str] = (),
     *,
     flip: bool = False,
+    cameras: bool = False,
 ) -> dict[str, Any]:
     """Test a run and read what it logged.
 
@@ -38,6 +40,7 @@ def measure(
         transfer: Name to folder of own data with query and gallery, which it was not trained on.
         known: Names of datasets whose figures are there already.
         flip: Test on Market-1501 with mirror images as well.
+        cameras: Test on it with normalized cameras as well, where it is tested plainly.
 
     Returns:
         A row of the JSON file, without the figures of those.
@@ -49,11 +52,17 @@ def measure(
     history = read_history(folder)
     reid = SpectralReID(folder, batch_size=128)
     metrics, seconds = {}, {}
-    for name in ["market1501", *([FLIPPED] if flip else []), *transfer]:
+    wanted = {"market1501": "none", CAMERAS: "standardize"} if cameras else {"market1501": "none"}
+    wanted = {name: word for name, word in wanted.items() if name not in known}
+    if wanted:
+        features = extracted(reid, *market(root))
+        for name, word in wanted.items():
+            metrics[name], seconds[name] = ranked(*features, cameras=word)
+    for name in [*([FLIPPED] if flip else []), *transfer]:
         if name not in known:
             images = own(transfer[name]) if name in transfer else market(root)
             model = SpectralReID(folder, batch_size=128, flip=True) if name == FLIPPED else reid
-            metrics[name], seconds[name] = tested(model, *images)
+            metrics[name], seconds[name] = ranked(*extracted(model, *images))
     return {
         "seed": saved["config"]["train"]["seed"],
         "commit": saved["commit"],
@@ -107,8 +116,8 @@ def unzipped(rows: list[Any]) -> Images:
     return paths, pids, camids
 
 
-def tested(reid: Any, query: Images, gallery: Images) -> tuple[dict[str, Any], dict[str, float]]:
-    """Rank by each method, with equal features.
+def extracted(reid: Any, query: Images, gallery: Images) -> tuple[Features, Features]:
+    """Let a model look at images.
 
     Args:
         reid: The model.
@@ -116,22 +125,25 @@ def tested(reid: Any, query: Images, gallery: Images) -> tuple[dict[str, Any], d
         gallery: G images.
 
     Returns:
-        Method to figures in [0, 1], and to seconds after the features.
+        Features in place of the paths.
     """
-    features = [(torch.from_numpy(reid.features(part[0], progress=True)), *part[1:]) for part in
-                (query, gallery)]  # fmt: skip
-    return ranked(*features)
+    first, second = ((torch.from_numpy(reid.features(part[0], progress=True)), *part[1:])
+                     for part in (query, gallery))  # fmt: skip
+    return first, second
 
 
-def ranked(query: Features, gallery: Features) -> tuple[dict[str, Any], dict[str, float]]:
+def ranked(
+    query: Features, gallery: Features, cameras: str = "none"
+) -> tuple[dict[str, Any], dict[str, float]]:
     """Rank features by each method.
 
     Args:
         query: Features (Q, D), identities, cameras.
         gallery: The same of G images.
+        cameras: Camera normalization of the re-rankers.
 
     Returns:
-        As :func:`tested`.
+        Method to figures in [0, 1], and to seconds after the features.
     """
     features = [query[0], gallery[0]]
     ids = [np.asarray(part[1]) for part in (query, gallery)]
@@ -139,7 +151,8 @@ def ranked(query: Features, gallery: Features) -> tuple[dict[str, Any], dict[str
     metrics, seconds = {}, {}
     for method in METHODS:
         started = time.perf_counter()
-        reranker = build_reranker(method).fit(features[1], torch.from_numpy(ids[3]))
+        reranker = build_reranker(method, camera_normalization=cameras)
+        reranker.fit(features[1], torch.from_numpy(ids[3]))
         blocks = reranker.iter_distances(features[0], camids=torch.from_numpy(ids[2]))
         found = evaluate_blocks(blocks, *ids)
         seconds[method] = time.perf_counter() - started

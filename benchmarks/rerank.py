@@ -11,6 +11,7 @@ Suites:
     million     1,000 x 1,000,000 x 256: local_blurring through FAISS
     growth      1,000 queries, galleries of 5,000 to 80,000: slopes of time and memory, --plot
     sensitivity graph_walk with other k, temperature and steps; needs --features
+    cameras     without and with camera normalization; needs --features
 
 Example:
     python benchmarks/rerank.py market --features features.npz --out market.json
@@ -32,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from torchreid_spectral.rerank import RERANKERS
+from torchreid_spectral.rerank import CAMERA_NORMALIZATIONS, RERANKERS
 
 Task = dict[str, Any]
 MARKET, MSMT17 = (3368, 15913, 512), (11659, 82161, 512)
@@ -148,9 +149,17 @@ def sensitivity() -> list[Task]:
     return [row | {"options": options} for options in SENSITIVITY]
 
 
-SUITES = {
-    each.__name__: each for each in (market, msmt17, distractors, million, growth, sensitivity)
-}
+def cameras() -> list[Task]:
+    """Camera normalization before each method."""
+    return [
+        {"row": row, "size": MARKET, "options": {"camera_normalization": word}}
+        for row in ("none", "local_blurring", "k_reciprocal", "graph_walk")
+        for word in ("none", *CAMERA_NORMALIZATIONS)
+    ]
+
+
+ALL = (market, msmt17, distractors, million, growth, sensitivity, cameras)
+SUITES = {each.__name__: each for each in ALL}
 SLOW = ("torchreid_re_ranking", "torchreid_python")
 COMPARED = ("k_reciprocal", "torchreid_re_ranking")
 

@@ -74,17 +74,19 @@ def rerank(task: dict[str, Any], data: Data) -> dict[str, Any]:
     if device != "cpu":  # the first call to a GPU starts it
         build_reranker("none").fit(gallery[:256]).rank(query[:16])
     method = build_reranker(task["row"], progress=False, **task["options"])
-    fit = timed(device, lambda: method.fit(gallery))
-    rank = timed(device, lambda: method.rank(query, task["top_k"]))
+    cameras = {"camids": data["q_camids"]}
+    fit = timed(device, lambda: method.fit(gallery, data["g_camids"]))
+    rank = timed(device, lambda: method.rank(query, task["top_k"], **cameras))
     result = {"seconds_fit": fit, "seconds_rank": rank, "seconds": fit + rank, "peak_GB": peak()}
     if device != "cpu":
         result["peak_device_GB"] = torch.cuda.max_memory_allocated() / 1e9
     if method.search_recall is not None:
         result["search_recall"] = method.search_recall
     if task["save"]:
-        np.save(task["save"], method.distance_matrix(data["qf"]))
+        np.save(task["save"], method.distance_matrix(data["qf"], **cameras))
     if task["metrics"]:
-        blocks = ((rows, block.cpu().numpy()) for rows, block in method.iter_distances(query))
+        found = method.iter_distances(query, **cameras)
+        blocks = ((rows, block.cpu().numpy()) for rows, block in found)
         found = evaluate_blocks(blocks, *ids(data))
         result |= {"mAP": found.mAP, "rank-1": found.rank(1)}
     return result

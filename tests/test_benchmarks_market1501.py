@@ -117,10 +117,16 @@ def test_a_finished_run_becomes_a_row(trained, module, data_root, tmp_path, monk
     mirrored, plain = (row["metrics"][name]["none"]["mAP"] for name in
                        ("market1501_flip", "market1501"))  # fmt: skip
     assert 0 < mirrored != plain
+    monkeypatch.setattr(rows, "market", lambda root: rows.own(root))
+    assert module.main([*command, "--flip", "--cameras"]) == 0
+    row = json.loads(out.read_text())["rows"]["spectral/seed_1"]
+    monkeypatch.setattr(rows, "market", None)
+    assert 0 < row["metrics"]["market1501_cameras"]["none"]["mAP"] != plain
     assert module.main([*command[:-2], "other", folder]) == 0
     row = json.loads(out.read_text())["rows"]["spectral/seed_1"]
     for figures in ("metrics", "seconds_of_test"):  # and nothing is lost
-        assert set(row[figures]) == {"market1501", "market1501_flip", "again", "other"}
+        assert set(row[figures]) == {"market1501", "market1501_flip", "market1501_cameras",
+                                     "again", "other"}  # fmt: skip
 
 
 def test_curves_have_a_value_an_epoch():

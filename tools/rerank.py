@@ -28,7 +28,12 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import diagnose, evaluate_blocks
 from torchreid_spectral.evaluation.feature_files import FeatureSet, load_features
 from torchreid_spectral.evaluation.verification import PairDistances
-from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
+from torchreid_spectral.rerank import (
+    CAMERA_NORMALIZATIONS,
+    RERANKERS,
+    Reranker,
+    build_reranker,
+)
 from torchreid_spectral.rerank._memory import peak_memory
 from torchreid_spectral.search import SEARCHES
 
@@ -73,6 +78,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--gallery", required=True, help="feature file or folder of the gallery")
     parser.add_argument("--method", default="graph_walk", choices=sorted(RERANKERS))
     parser.add_argument("--search", default="exact", choices=sorted(SEARCHES))
+    parser.add_argument("--camera-normalization", default="none",
+                        choices=("none", *CAMERA_NORMALIZATIONS),
+                        help="take each camera's mean (and deviation) out")  # fmt: skip
     parser.add_argument("--top-k", type=int, default=100, help="images returned for each query")
     parser.add_argument("--inductive", action="store_true", help="answer each query alone")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -92,7 +100,8 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
     """
     query, gallery = load_features(args.query, "query"), load_features(args.gallery, "gallery")
     check_kinds(query, gallery)
-    reranker = build_reranker(args.method, **{"search": args.search} | options_of(args))
+    shared = {"search": args.search, "camera_normalization": args.camera_normalization}
+    reranker = build_reranker(args.method, **shared | options_of(args))
     features = on(args.device, query.features)
     camids, gallery_camids = numbered(query.camids, gallery.camids)
     started = time.perf_counter()
@@ -169,6 +178,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
         command = [sys.executable, __file__, "--query", args.query, "--gallery", args.gallery]
         command += ["--method", method, "--search", args.search, "--device", args.device]
         command += ["--top-k", str(args.top_k)]
+        command += ["--camera-normalization", args.camera_normalization]
         command += ["--inductive"] * args.inductive + ["--cuhk03-metric"] * args.cuhk03_metric
         if method == "k_reciprocal" and args.search != "exact":  # which knows no farthest image
             command.append("metric=cosine")

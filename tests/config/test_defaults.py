@@ -119,6 +119,8 @@ def test_missing_file():
         (["model.name", "spectral_resnet5"], "Unknown model 'spectral_resnet5'.*resnet50"),
         (["loss.name", "spectra"], "Unknown loss.name 'spectra'.*spectral"),
         (["rerank.method", "kreciprocal"], "Unknown re-ranker 'kreciprocal'.*k_reciprocal"),
+        (["rerank.camera_normalization", "centre"],
+         "Unknown rerank.camera_normalization 'centre'.*center"),
         (["test.dist_metric", "cosin"], "Unknown test.dist_metric 'cosin'.*cosine"),
         (["loss.name", "spectral"], "got model.name resnet50.*Use model.name spectral_resnet50"),
         (["test.visrank", "True"], "test.visrank draws in tests only"),
@@ -159,6 +161,17 @@ def test_reranker_gets_the_options_it_has(torchreid):
     merge_options(cfg, ["rerank.method", "k_reciprocal", "rerank.k_reciprocal.k1", "9"])
     assert build.build_rerank(cfg).k1 == 9
     assert isinstance(UnknownNameError("a", "b", ["c"]), ValueError)
+
+
+def test_camera_normalization_is_part_of_the_name_in_results(torchreid, caplog):
+    cfg = get_default_config()
+    assert build.build_rerank(cfg).camera_normalization == "none"
+    assert build.rerank_name(cfg) == "k_reciprocal"
+    merge_options(cfg, ["rerank.camera_normalization", "standardize"])
+    assert build.build_rerank(cfg).camera_normalization == "standardize"
+    assert build.rerank_name(cfg) == "k_reciprocal+standardize"
+    check_config(cfg)
+    assert "Without effect here: rerank.camera_normalization (only for test.rerank" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["inf", ".inf"])

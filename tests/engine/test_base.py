@@ -259,6 +259,32 @@ def test_pictures_show_what_was_measured(
     assert "failed" not in caplog.text
 
 
+def test_normalized_cameras_are_a_view_beside_the_plain_one(torchreid, datamanager, tmp_path):
+    """By config: the plain view stays as it is, the other is what the re-ranker gives alone."""
+    from torchreid_spectral.config import build, get_default_config, merge_options
+    from torchreid_spectral.evaluation import evaluate_blocks
+
+    cfg = get_default_config()
+    merge_options(cfg, ["test.dist_metric", "cosine", "rerank.method", "none",
+                        "rerank.camera_normalization", "standardize"])  # fmt: skip
+    name = build.rerank_name(cfg)
+    engine = spectral_engine(torchreid, datamanager, picture_queries=2,
+                             reranker=build.build_rerank(cfg), reranker_name=name)  # fmt: skip
+    engine.run(str(tmp_path), test_only=True, rerank=True, dist_metric="cosine")
+    found = engine.result.datasets["synthetic_pedestrians"]
+    assert list(found) == ["none", "none+standardize"]
+    parts = [engine._extract(loader, "") for loader in
+             engine.test_loader["synthetic_pedestrians"].values()]  # fmt: skip
+    (query, pids, camids, _), (gallery, gallery_pids, gallery_camids, _) = parts
+    for view, word in (("none", "none"), (name, "standardize")):
+        method = build_reranker("none", camera_normalization=word).fit(gallery, gallery_camids)
+        expected = evaluate_blocks(method.iter_distances(query, camids=camids), pids, gallery_pids,
+                                   camids, gallery_camids)  # fmt: skip
+        assert found[view].mAP == pytest.approx(expected.mAP)
+    assert found["none"].mAP != found[name].mAP
+    assert (tmp_path / "ranked_lists_synthetic_pedestrians.png").exists()
+
+
 def test_distractors_are_nobody_in_the_report(torchreid, datamanager):
     engine = spectral_engine(torchreid, datamanager)
     gallery = engine.test_loader["synthetic_pedestrians"]["gallery"].dataset.dataset

@@ -151,6 +151,18 @@ def test_search_takes_the_cameras_of_queries(reid, pictures):
         reid.search(paths[0], **search)
 
 
+def test_search_normalizes_cameras(reid, pictures):
+    paths, cameras = [row[0] for row in pictures[:9]], [0, 1, 2] * 3
+    reid.index(paths, camids=cameras, progress=False)
+    options = {"camera_normalization": "center"}
+    found = reid.search(paths[0], camids=[0], **options)
+    method = build_reranker("none", **options).fit(reid.gallery.features, np.array(cameras))
+    expected, _ = method.rank(reid.features(paths[0]), 20, camids=np.array([0]))
+    assert [hit.path for hit in found] == [paths[row] for row in expected[0]]
+    with pytest.raises(InputError, match="camera_normalization='center' needs cameras"):
+        reid.search(paths[0], **options)
+
+
 def test_add_takes_in_every_array_and_fails_without_a_trace(weights, pictures):
     """An array has no path: one more is never taken for one that is there."""
     reid = SpectralReID(weights, device="cpu", channels="rgb")

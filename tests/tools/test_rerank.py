@@ -179,6 +179,21 @@ def test_without_ids_there_are_no_metrics(files, tmp_path, capsys, name, lacking
     assert capsys.readouterr().out.splitlines()[-1].split()[1:6] == ["-"] * 5
 
 
+def test_cameras_are_normalized(files, tmp_path):
+    """In both calls, and alike."""
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    asked = ["--camera-normalization", "standardize"]
+    assert run(files, "--method", "local_blurring", *asked, "--json", one) == 0
+    assert run(files, "--compare", *asked, "--json", two) == 0
+    library = build_reranker("local_blurring", camera_normalization="standardize")
+    library.fit(GALLERY["features"], GALLERY["camids"])
+    matrix = library.distance_matrix(QUERY["features"], camids=QUERY["camids"])
+    ids = [QUERY["pids"], GALLERY["pids"], QUERY["camids"], GALLERY["camids"]]
+    found = [json.loads(one.read_text()), *json.loads(two.read_text())]
+    for each in (each for each in found if each["method"] == "local_blurring"):
+        assert each["mAP"] == pytest.approx(evaluate_rank(matrix, *ids)[1], abs=1e-12)
+
+
 def test_kinds_of_files_can_be_mixed(files, tmp_path):
     """Arrays and a table on one side, tensors with names of cameras on the other."""
     expected, text = tmp_path / "expected.json", tmp_path / "metrics.json"

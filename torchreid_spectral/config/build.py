@@ -41,6 +41,7 @@ __all__ = [
     "build_whitening",
     "model_options",
     "pooling_options",
+    "rerank_name",
     "training_options",
 ]
 
@@ -156,12 +157,26 @@ def build_rerank(cfg: CfgNode) -> Reranker:
         The re-ranker, with the options of its group.
     """
     method = cfg.rerank.method
-    options = dict(cfg.rerank[method], search=cfg.rerank.search)
+    shared = ("search", "camera_normalization")
+    options = dict(cfg.rerank[method], **{name: cfg.rerank[name] for name in shared})
     if cfg.rerank.chunk_size:
         options["chunk_size"] = cfg.rerank.chunk_size
     if "metric" in inspect.signature(RERANKERS[method]).parameters:
         options["metric"] = METRIC_NAMES[cfg.test.dist_metric]
-    return build_reranker(cfg.rerank.method, **options)
+    return build_reranker(method, **options)
+
+
+def rerank_name(cfg: CfgNode) -> str:
+    """Name the configured post-processing in results.
+
+    Args:
+        cfg: The effective config.
+
+    Returns:
+        The method, after a ``+`` with the camera normalization if there is one.
+    """
+    normalization = cfg.rerank.camera_normalization
+    return str(cfg.rerank.method) + (f"+{normalization}" if normalization != "none" else "")
 
 
 def build_whitening(cfg: CfgNode) -> Whitening | None:

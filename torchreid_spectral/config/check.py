@@ -32,7 +32,7 @@ from torchreid_spectral.layers.frame_pooling import POOLINGS, FramePooling
 from torchreid_spectral.models.heads import SpectralHead
 from torchreid_spectral.models.options import SpectralOptions
 from torchreid_spectral.models.stages import build_block, check_blocks
-from torchreid_spectral.rerank import RERANKERS
+from torchreid_spectral.rerank import CAMERA_NORMALIZATIONS, RERANKERS
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,11 @@ def _check_names(cfg: CfgNode) -> None:
         ("model", cfg.model.name, {*_compat.model_factory(), *registry.list_models()}),
         ("loss.name", cfg.loss.name, LOSS_NAMES),
         ("re-ranker", cfg.rerank.method, RERANKERS),
+        (
+            "rerank.camera_normalization",
+            cfg.rerank.camera_normalization,
+            ("none", *CAMERA_NORMALIZATIONS),
+        ),
         ("test.whitening", cfg.test.whitening, ("none", *WHITENINGS)),
         ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),
         ("data.type", cfg.data.type, ("image", "video")),
@@ -248,6 +253,7 @@ def _tell_unused(cfg: CfgNode) -> None:
         (not cfg.spectral.stripes, ["spectral.global_part"], "spectral.stripes above 0"),
         (not stock, ["spectral.scale"], "loss.name softmax and triplet"),
         (stock, ["train.graph_every"], "losses of this package"),
+        (not cfg.test.rerank, ["rerank.camera_normalization"], "test.rerank True"),
         (distributed.started_by_torchrun() == 1, ["train.sync_bn"], "several processes"),
     )  # fmt: skip
     now = dict(leaves(cfg))

@@ -200,12 +200,14 @@ _SPECTRAL: dict[str, Any] = {
     },
     # test.rerank switches it on. Each method has its options in a group of its name, with the
     # defaults of its class; chunk_size 0 is the method's own; inductive answers each query alone;
-    # search: exact, faiss_flat, faiss_ivf or faiss_hnsw.
+    # search: exact, faiss_flat, faiss_ivf or faiss_hnsw; camera_normalization: none, center or
+    # standardize, takes each camera's mean (and deviation) over the gallery out of the features.
     "rerank": {
         "method": "k_reciprocal",
         "search": "exact",
         "chunk_size": 0,
         "inductive": False,
+        "camera_normalization": "none",
         **{name: default_options(name) for name in RERANKERS},
     },
     # The dataset folder: a user's own images, see data/folder.py; path counts from data.root.

@@ -13,6 +13,7 @@ from torchreid_spectral.config.build import (
     build_rerank,
     build_whitening,
     pooling_options,
+    rerank_name,
     training_options,
 )
 from torchreid_spectral.config.data import build_cache, leave_augmentation
@@ -52,7 +53,7 @@ def build_engine(
         "scheduler": scheduler,
         "use_gpu": cfg.use_gpu,
         "reranker": build_rerank(cfg) if cfg.test.rerank else None,
-        "reranker_name": cfg.rerank.method,
+        "reranker_name": rerank_name(cfg),
         "inductive": cfg.rerank.inductive,
         "whitening": build_whitening(cfg),
         "picture_queries": cfg.report.ranked_lists,

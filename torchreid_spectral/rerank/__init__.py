@@ -14,6 +14,10 @@ from typing import Any
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.rerank._store import read
 from torchreid_spectral.rerank.base import Reranker
+from torchreid_spectral.rerank.camera_normalization import (
+    CAMERA_NORMALIZATIONS,
+    CameraNormalization,
+)
 from torchreid_spectral.rerank.graph_walk import GraphWalk
 from torchreid_spectral.rerank.group_shuffling import GroupShuffling
 from torchreid_spectral.rerank.k_reciprocal import KReciprocal
@@ -23,7 +27,9 @@ from torchreid_spectral.rerank.none import NoReranking
 from torchreid_spectral.rerank.supervised_manifold import SupervisedManifold
 
 __all__ = [
+    "CAMERA_NORMALIZATIONS",
     "RERANKERS",
+    "CameraNormalization",
     "GraphWalk",
     "GroupShuffling",
     "KNNVoting",
@@ -90,9 +96,10 @@ def default_options(name: str) -> dict[str, Any]:
         name: Of the re-ranker.
 
     Returns:
-        Its options but those that all share (search, chunk_size, progress) and its metric.
+        Its options but its metric and those that all share: search, chunk_size, progress and
+        camera_normalization.
     """
-    shared = {"metric", "search", "chunk_size", "progress"}
+    shared = {"metric", "search", "chunk_size", "progress", "camera_normalization"}
     return {
         option: float(found.default) if found.annotation == "float" else found.default
         for option, found in _parameters(name).items()

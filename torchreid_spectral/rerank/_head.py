@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from torchreid_spectral.functional import top_k
 from torchreid_spectral.functional._precision import full_precision
 from torchreid_spectral.functional.distance import PREPARED_METRICS, prepared_rows
 from torchreid_spectral.rerank.base import Reranker
-from torchreid_spectral.search import Search
 
 __all__ = ["HeadReranker"]
 
@@ -29,16 +29,14 @@ class HeadReranker(Reranker):
 
     Args:
         k: Gallery images that take part, the nearest of each query.
-        search: See :class:`Reranker`.
-        chunk_size: Queries handled at once.
-        progress: Show a bar for long work, on terminals.
+        **shared: Options of :class:`Reranker`.
 
     Raises:
         InputError: If ``k`` is not positive.
     """
 
-    def __init__(self, *, k: int, search: str | Search, chunk_size: int, progress: bool) -> None:
-        super().__init__(search=search, chunk_size=chunk_size, progress=progress)
+    def __init__(self, *, k: int, **shared: Any) -> None:  # noqa: ANN401
+        super().__init__(**shared)
         if k < 1:
             raise InputError(f"k must be >= 1, got {k}.")
         self.k = k

@@ -24,6 +24,7 @@ from torchreid_spectral.functional.ranking import collected
 from torchreid_spectral.rerank import _store
 from torchreid_spectral.rerank._inputs import Array, as_cameras, as_features, like
 from torchreid_spectral.rerank._memory import check_memory
+from torchreid_spectral.rerank.camera_normalization import CameraNormalization
 from torchreid_spectral.search import Search, build_search
 
 __all__ = ["Reranker"]
@@ -40,6 +41,9 @@ class Reranker(ABC):
         metric: Of the search.
         chunk_size: Queries handled at once; bounds the memory and does not change the result.
         progress: Show a bar with the time left for work that takes long, on terminals only.
+        camera_normalization: ``none``, ``center`` or ``standardize``: take each camera's mean (and
+            deviation) over the gallery out of the features first, see
+            :class:`~torchreid_spectral.rerank.CameraNormalization`. Then cameras must be given.
 
     Raises:
         InputError: If ``chunk_size`` is not positive, or ``search`` has another metric.
@@ -55,6 +59,7 @@ class Reranker(ABC):
         metric: str = "cosine",
         chunk_size: int = 256,
         progress: bool = True,
+        camera_normalization: str = "none",
     ) -> None:
         if chunk_size < 1:
             raise InputError(f"chunk_size must be >= 1, got {chunk_size}.")
@@ -67,6 +72,10 @@ class Reranker(ABC):
             )
         self.search = search
         self.metric, self.chunk_size, self.progress = metric, chunk_size, progress
+        self.camera_normalization = camera_normalization
+        self._normalization = (
+            None if camera_normalization == "none" else CameraNormalization(camera_normalization)
+        )
         self._gallery: Tensor | None = None
         self._camids: Tensor | None = None
 
@@ -88,7 +97,11 @@ class Reranker(ABC):
         features = as_features("gallery", gallery)
         cameras = as_cameras("camids", camids, len(features))
         needed = self._fit_memory(*features.shape) + self._search.index_memory(*features.shape)
+        if self._normalization is not None:
+            needed += 4 * features.numel()
         self._check_memory("fit", needed, features.device)
+        if self._normalization is not None:
+            features = self._normalization.fit(features, cameras).transform(features, cameras)
         self._gallery, self._camids = features, cameras
         self._search.fit(features)
         self._fitted()
@@ -96,6 +109,8 @@ class Reranker(ABC):
 
     def add(self, gallery: Array, camids: Array | None = None) -> Reranker:
         """Take in more gallery images; they get the indices after those there are.
+
+        What ``camera_normalization`` knows of each camera stays as it was fitted.
 
         Args:
             gallery: ``(M, D)`` features.
@@ -112,6 +127,8 @@ class Reranker(ABC):
         cameras = as_cameras("camids", camids, len(more))
         if (cameras is None) != (self._camids is None):
             raise InputError("Give camids in fit and in add, or in neither.")
+        if self._normalization is not None:
+            more = self._normalization.transform(more, cameras)
         count, width = self.gallery.shape
         needed = self._fit_memory(count + len(more), width)
         needed += self._search.index_memory(len(more), width)
@@ -125,7 +142,7 @@ class Reranker(ABC):
 
     @property
     def gallery(self) -> Tensor:
-        """The fitted features ``(G, D)``, float32."""
+        """The fitted features ``(G, D)``, float32, after ``camera_normalization``."""
         if self._gallery is None:
             raise InputError(f"{type(self).__name__} has no gallery yet: call fit(gallery) first.")
         return self._gallery
@@ -246,6 +263,8 @@ class Reranker(ABC):
         tensors = {"gallery": self._search.features[:count], **self._state()}
         if self._camids is not None:
             tensors["camids"] = self._camids
+        if self._normalization is not None:
+            tensors |= self._normalization.state()
         about = {"reranker": self.name, "options": self.options()}
         _store.write(Path(path), tensors, about)
 
@@ -260,6 +279,8 @@ class Reranker(ABC):
         self._check_memory("load", needed, tensors["gallery"].device)
         self._gallery = tensors["gallery"]
         self._camids = tensors["camids"].cpu() if "camids" in tensors else None
+        if self._normalization is not None:
+            self._normalization.restore(tensors)
         self._search.fit(self._gallery)
         self._restore(tensors)
 
@@ -349,6 +370,8 @@ class Reranker(ABC):
     def _check_query(self, query: Array, camids: Array | None) -> tuple[Tensor, Tensor | None]:
         features = self._check_width("query", as_features("query", query))
         cameras = as_cameras("camids", camids, len(features))
+        if self._normalization is not None:
+            features = self._normalization.transform(features, cameras)
         return features, None if cameras is None else cameras.to(self.gallery.device)
 
     def _check_width(self, name: str, features: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ class GraphWalk(JointReranker):
         search: See :class:`~torchreid_spectral.rerank.Reranker`.
         chunk_size: Queries handled at once.
         progress: Show a bar for long work, on terminals.
+        camera_normalization: See :class:`~torchreid_spectral.rerank.Reranker`.
 
     Raises:
         UnknownNameError: If there is no such choice.
@@ -105,8 +106,12 @@ class GraphWalk(JointReranker):
         search: str | Search = "exact",
         chunk_size: int = 512,
         progress: bool = True,
+        camera_normalization: str = "none",
     ) -> None:
-        super().__init__(search=search, chunk_size=chunk_size, progress=progress)
+        super().__init__(
+            search=search, chunk_size=chunk_size, progress=progress,
+            camera_normalization=camera_normalization,
+        )
         for kind, name, known in (
             ("walked", walked, WALKED),
             ("graph", graph, GRAPHS),

@@ -83,6 +83,7 @@ class KReciprocal(JointReranker):
         search: See :class:`~torchreid_spectral.rerank.Reranker`; FAISS needs ``cosine``.
         chunk_size: Queries handled at once; memory is about ``4 * chunk_size * G`` floats.
         progress: Show a bar for long work, on terminals.
+        camera_normalization: See :class:`~torchreid_spectral.rerank.Reranker`.
 
     Raises:
         UnknownNameError: If there is no such ``metric``.
@@ -108,8 +109,12 @@ class KReciprocal(JointReranker):
         search: str | Search = "exact",
         chunk_size: int = 512,
         progress: bool = True,
+        camera_normalization: str = "none",
     ) -> None:
-        super().__init__(metric=metric, search=search, chunk_size=chunk_size, progress=progress)
+        super().__init__(
+            metric=metric, search=search, chunk_size=chunk_size, progress=progress,
+            camera_normalization=camera_normalization,
+        )
         for name, value in (("k1", k1), ("k2", k2)):
             if value < 1:
                 raise InputError(f"{name} must be >= 1, got {value}.")

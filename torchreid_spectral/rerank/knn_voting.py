@@ -51,6 +51,7 @@ class KNNVoting(Reranker):
         search: See :class:`~torchreid_spectral.rerank.Reranker`.
         chunk_size: Queries handled at once; memory is about ``40 * chunk_size * G`` bytes.
         progress: Show a bar for long work, on terminals.
+        camera_normalization: See :class:`~torchreid_spectral.rerank.Reranker`.
 
     Raises:
         InputError: If an option is not positive.
@@ -64,8 +65,12 @@ class KNNVoting(Reranker):
         search: str | Search = "exact",
         chunk_size: int = 256,
         progress: bool = True,
+        camera_normalization: str = "none",
     ) -> None:
-        super().__init__(search=search, chunk_size=chunk_size, progress=progress)
+        super().__init__(
+            search=search, chunk_size=chunk_size, progress=progress,
+            camera_normalization=camera_normalization,
+        )
         for name, value in (("k", k), ("depth", depth)):
             if value < 1:
                 raise InputError(f"{name} must be >= 1, got {value}.")

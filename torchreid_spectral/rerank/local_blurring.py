@@ -45,6 +45,7 @@ class LocalBlurring(HeadReranker):
         search: See :class:`~torchreid_spectral.rerank.Reranker`.
         chunk_size: Queries handled at once; memory is ``chunk_size * k * D`` floats.
         progress: Show a bar for long work, on terminals.
+        camera_normalization: See :class:`~torchreid_spectral.rerank.Reranker`.
 
     Raises:
         InputError: If an option is out of range.
@@ -59,8 +60,12 @@ class LocalBlurring(HeadReranker):
         search: str | Search = "exact",
         chunk_size: int = 64,
         progress: bool = True,
+        camera_normalization: str = "none",
     ) -> None:
-        super().__init__(k=k, search=search, chunk_size=chunk_size, progress=progress)
+        super().__init__(
+            k=k, search=search, chunk_size=chunk_size, progress=progress,
+            camera_normalization=camera_normalization,
+        )
         if not temperature > 0:
             raise InputError(f"temperature must be positive, got {temperature}.")
         if not steps >= 0:

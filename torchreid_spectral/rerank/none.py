@@ -21,6 +21,7 @@ class NoReranking(Reranker):
         search: See :class:`Reranker`.
         chunk_size: Queries handled at once.
         progress: Show a bar for long work, on terminals.
+        camera_normalization: See :class:`~torchreid_spectral.rerank.Reranker`.
     """
 
     def __init__(
@@ -30,8 +31,12 @@ class NoReranking(Reranker):
         search: str | Search = "exact",
         chunk_size: int = 512,
         progress: bool = True,
+        camera_normalization: str = "none",
     ) -> None:
-        super().__init__(metric=metric, search=search, chunk_size=chunk_size, progress=progress)
+        super().__init__(
+            metric=metric, search=search, chunk_size=chunk_size, progress=progress,
+            camera_normalization=camera_normalization,
+        )
 
     def _ranked(
         self, query: Tensor, camids: Tensor | None, top_k: int, inductive: bool

@@ -52,6 +52,7 @@ class SupervisedManifold(HeadReranker):
         chunk_size: Queries handled at once; memory is about ``4 * chunk_size * k * (k + D)``
             floats.
         progress: Show a bar for long work, on terminals.
+        camera_normalization: See :class:`~torchreid_spectral.rerank.Reranker`.
 
     Raises:
         InputError: If an option is out of range.
@@ -67,8 +68,12 @@ class SupervisedManifold(HeadReranker):
         search: str | Search = "exact",
         chunk_size: int = 64,
         progress: bool = True,
+        camera_normalization: str = "none",
     ) -> None:
-        super().__init__(k=k, search=search, chunk_size=chunk_size, progress=progress)
+        super().__init__(
+            k=k, search=search, chunk_size=chunk_size, progress=progress,
+            camera_normalization=camera_normalization,
+        )
         if not 0 <= alpha < 1:
             raise InputError(f"alpha must be in [0, 1), got {alpha}.")
         if rounds < 1:
