@@ -64,6 +64,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, help="of the model's input")
     parser.add_argument("--device", help="cpu, cuda, ...")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once")
+    parser.add_argument("--amp", default="off", help="off, bf16 or fp16")
+    parser.add_argument("--workers", type=int, help="threads that read images")
 
 
 def open_reid(args: argparse.Namespace, **more: Any) -> Any:
@@ -75,8 +77,9 @@ def open_reid(args: argparse.Namespace, **more: Any) -> Any:
     names = ("model_name", "height", "width")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return SpectralReID(
-        args.weights, device=args.device, batch_size=args.batch_size, **given, **more
-    )
+        args.weights, device=args.device, batch_size=args.batch_size, amp=args.amp,
+        workers=args.workers, **given, **more,
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:

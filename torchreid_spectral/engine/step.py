@@ -22,12 +22,10 @@ from torchreid_spectral.engine.faults import NotFinite
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.trees import leaves, map_tensors
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.functional._precision import at_least_float32
+from torchreid_spectral.functional._precision import AMP_DTYPES, at_least_float32
+from torchreid_spectral.models.layout import flattening
 
 __all__ = ["StepMixin", "unwrapped"]
-
-FLATTENING = {"PCB", "MuDeep"}  # networks of torchreid that flatten maps of more than a cell
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StepMixin:
@@ -226,9 +224,8 @@ class StepMixin:
         engine: Any = self
         if self.options.amp == "off":
             return nullcontext()
-        return torch.autocast(
-            "cuda" if engine.use_gpu else "cpu", dtype=_DTYPES[self.options.amp], enabled=enabled
-        )
+        device, dtype = "cuda" if engine.use_gpu else "cpu", AMP_DTYPES[self.options.amp]
+        return torch.autocast(device, dtype=dtype, enabled=enabled)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -248,10 +245,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _check_layout(network: nn.Module, options: Any) -> None:  # noqa: ANN401
     """Refuse channels_last where torchreid flattens maps by ``view``."""
-    kinds = {kind.__name__ for kind in type(network).__mro__} & FLATTENING
-    if options.channels_last and kinds:
+    kind = flattening(network)
+    if options.channels_last and kind is not None:
         raise InputError(
-            f"train.channels_last does not go together with {kinds.pop()}, whose forward in "
+            f"train.channels_last does not go together with {kind}, whose forward in "
             "torchreid flattens maps of another layout. Set train.channels_last False."
         )
 

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["at_least_float32", "full_precision"]
+__all__ = ["AMP_DTYPES", "at_least_float32", "full_precision"]
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Dtypes of mixed precision by the names that options have."""
 
 _VECTORISED = ("sqrt", "exp", "log", "log2", "log10", "log1p", "expm1", "sin", "cos", "tan",
                "tanh", "asin", "acos", "atan", "erf", "erfc", "erfinv", "trunc")  # fmt: skip

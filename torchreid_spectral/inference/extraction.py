@@ -14,7 +14,7 @@ from tqdm import tqdm
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference.calibration import Labels
 from torchreid_spectral.inference.gallery import Gallery
-from torchreid_spectral.inference.images import batches, is_path
+from torchreid_spectral.inference.images import batches, is_path, read_ahead
 
 __all__ = ["extract_gallery", "labels_of", "numbered"]
 
@@ -32,6 +32,7 @@ def extract_gallery(
     read: Read,
     forward: Forward,
     batch_size: int,
+    workers: int = 0,
     first: int = 0,
     progress: bool = False,
     model: str,
@@ -46,6 +47,7 @@ def extract_gallery(
         read: Gives the tensor ``(3, H, W)`` of an image; an InputError means it cannot be read.
         forward: Gives features ``(B, D)`` of images ``(B, 3, H, W)``.
         batch_size: B.
+        workers: Threads that read ahead.
         first: Images without a path are named by numbers from here.
         progress: Show a bar on a terminal.
         model: See :class:`~torchreid_spectral.inference.gallery.Gallery`.
@@ -62,9 +64,15 @@ def extract_gallery(
     features, kept = [], []
     skipped: dict[str, str] = {}
     with tqdm(total=len(items), desc="index", disable=None if progress else True) as bar:
-        for part in batches(range(len(items)), batch_size):
-            found, bad = _readable(items, part, read)
-            skipped |= bad
+        parts = [*batches(range(len(items)), batch_size)]
+        images = read_ahead(parts, lambda row: _read_or_error(items[row], read), workers)
+        for part, tried in zip(parts, images):
+            found = {}
+            for row, image in zip(part, tried):
+                if isinstance(image, InputError):
+                    skipped[str(items[row])] = str(image)
+                else:
+                    found[row] = image
             if found:
                 features.append(forward(torch.stack(list(found.values()))))
                 kept += list(found)
@@ -127,19 +135,14 @@ def numbered(cameras: Labels, known: Labels) -> NDArray[Any]:
     return np.array([order[str(camera)] for camera in cameras])
 
 
-def _readable(
-    items: Sequence[Any], rows: Sequence[int], read: Read
-) -> tuple[dict[int, torch.Tensor], dict[str, str]]:
-    """Read what can be read; a file that cannot is passed over, anything else is an error."""
-    found, bad = {}, {}
-    for row in rows:
-        try:
-            found[row] = read(items[row])
-        except InputError as error:
-            if not is_path(items[row]):
-                raise
-            bad[str(items[row])] = str(error)
-    return found, bad
+def _read_or_error(item: Any, read: Read) -> torch.Tensor | InputError:  # noqa: ANN401
+    """Read an image; of a file that cannot be read give the error, raise any other."""
+    try:
+        return read(item)
+    except InputError as error:
+        if not is_path(item):
+            raise
+        return error
 
 
 def _name(item: Any, number: int) -> str:  # noqa: ANN401

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +21,19 @@ from torchreid_spectral._files import walk
 from torchreid_spectral.data.images import PICTURE_SUFFIXES, as_rgb
 from torchreid_spectral.errors import InputError
 
-__all__ = ["batches", "is_path", "is_single", "items_of", "list_folder", "to_tensor"]
+__all__ = [
+    "batches",
+    "is_path",
+    "is_single",
+    "items_of",
+    "list_folder",
+    "read_ahead",
+    "to_tensor",
+]
 
 logger = logging.getLogger(__name__)
 
+Read = TypeVar("Read")
 
 
 def list_folder(folder: str | Path) -> list[str]:
@@ -133,12 +144,13 @@ def to_tensor(
         ``(3, H, W)``, float32.
     """
     if isinstance(item, Tensor):
-        pixels = _from_tensor(item, height, width)
+        pixels = _from_tensor(item, height, width).numpy()
     else:
         picture = _picture(item, channels).resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255)
-    centre, spread = (torch.tensor(values)[:, None, None] for values in (mean, std))
-    return (pixels - centre) / spread
+        pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    # By NumPy: PyTorch would start threads of its own in each thread that reads.
+    centre, spread = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
+    return torch.from_numpy(np.ascontiguousarray((pixels - centre) / spread))
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -153,6 +165,36 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def read_ahead(
+    parts: Iterable[Sequence[Any]], read: Callable[[Any], Read], workers: int
+) -> Iterator[list[Read]]:
+    """Read the items of a part while the part before is used.
+
+    Args:
+        parts: Items by parts, such as batches.
+        read: Reads an item.
+        workers: Threads; 0 reads a part when it is asked for.
+
+    Yields:
+        What was read of each part, in order.
+    """
+    if not workers:
+        for part in parts:
+            yield [read(item) for item in part]
+        return
+    pool = ThreadPoolExecutor(workers)
+    ahead: deque[list[Future[Read]]] = deque()
+    try:
+        for part in parts:
+            ahead.append([pool.submit(read, item) for item in part])
+            if len(ahead) > 1:
+                yield [future.result() for future in ahead.popleft()]
+        while ahead:
+            yield [future.result() for future in ahead.popleft()]
+    finally:  # whoever stops in between does not wait for what nobody will use
+        pool.shutdown(cancel_futures=True)
 
 
 def _picture(item: Any, channels: str | None) -> Image.Image:  # noqa: ANN401

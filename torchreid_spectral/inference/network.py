@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-__all__ = ["FeatureNetwork"]
+from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.functional._precision import AMP_DTYPES
+from torchreid_spectral.models.layout import flattening
+
+__all__ = ["Extractor", "FeatureNetwork"]
 
 
 class FeatureNetwork(nn.Module):
@@ -56,3 +63,46 @@ class FeatureNetwork(nn.Module):
         if self.flip:
             features = (features + self.model(pixels.flip(3)).float()) / 2
         return normalize(features, dim=1) if self.unit else features
+
+
+class Extractor:
+    """A feature network on a device, from images to arrays.
+
+    Its maps lie with their channels last where the model takes that: convolutions are then faster.
+
+    Args:
+        network: What extracts; it is moved to the device.
+        device: Such as ``cpu`` or ``cuda``.
+        amp: ``off``, ``bf16`` or ``fp16`` (GPUs only): precision of convolutions and products.
+
+    Raises:
+        InputError: If there is no such precision, or not on this device.
+    """
+
+    def __init__(self, network: FeatureNetwork, device: torch.device, amp: str = "off") -> None:
+        if amp != "off" and amp not in AMP_DTYPES:
+            raise UnknownNameError("amp", amp, ("off", *AMP_DTYPES))
+        if amp == "fp16" and device.type == "cpu":
+            raise InputError("amp fp16 needs a GPU; on a CPU use bf16 or off.")
+        self.device, self.amp = device, amp
+        plain = flattening(network.model) is not None
+        self._layout = torch.contiguous_format if plain else torch.channels_last
+        self._network = network.to(device).to(memory_format=self._layout)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> NDArray[np.float32]:
+        """Extract features.
+
+        Args:
+            images: ``(B, 3, H, W)``, float32, normalised, on any device.
+
+        Returns:
+            ``(B, D)``.
+        """
+        moved = images.to(self.device).contiguous(memory_format=self._layout)
+        precision = nullcontext() if self.amp == "off" else torch.autocast(
+            self.device.type, dtype=AMP_DTYPES[self.amp]
+        )
+        with precision:
+            features: NDArray[np.float32] = self._network(moved).cpu().numpy()
+        return features

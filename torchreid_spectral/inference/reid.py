@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,14 @@ from torchreid_spectral.inference.answers import Comparison, Hit
 from torchreid_spectral.inference.calibration import Calibration, Labels, calibrate
 from torchreid_spectral.inference.extraction import extract_gallery, labels_of, numbered
 from torchreid_spectral.inference.gallery import Gallery
-from torchreid_spectral.inference.images import batches, is_single, items_of, to_tensor
-from torchreid_spectral.inference.network import FeatureNetwork
+from torchreid_spectral.inference.images import (
+    batches,
+    is_single,
+    items_of,
+    read_ahead,
+    to_tensor,
+)
+from torchreid_spectral.inference.network import Extractor, FeatureNetwork
 from torchreid_spectral.inference.weights import fingerprint, open_model
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
 
@@ -41,14 +48,18 @@ class SpectralReID:
         device: Such as ``cpu`` or ``cuda``; the first GPU if there is one by default.
         channels: Order of the channels of arrays: ``rgb``, or ``bgr`` as OpenCV reads.
         batch_size: Images at once.
+        amp: ``off``, ``bf16`` or ``fp16`` (GPUs only). Features differ by what the precision
+            rounds; those of one gallery and its queries should be of one.
+        workers: Threads that read images ahead; by default none on a CPU, which has other work,
+            else up to 8.
         calibration: A :class:`Calibration` or its file; by default ``calibration.json`` beside
             the weights, if there and of these weights.
         **settings: Fields of :class:`~torchreid_spectral.inference.Settings`, above what is saved
             with the weights.
 
     Raises:
-        InputError: If the weights cannot be opened.
-    """  # noqa: DOC502
+        InputError: If the weights cannot be opened, or options do not fit.
+    """
 
     def __init__(
         self,
@@ -57,17 +68,23 @@ class SpectralReID:
         device: str | None = None,
         channels: str | None = None,
         batch_size: int = 64,
+        amp: str = "off",
+        workers: int | None = None,
         calibration: Calibration | str | Path | None = None,
         **settings: Any,  # noqa: ANN401
     ) -> None:
         self.model, self.settings = open_model(weights, **settings)
         self.fingerprint = fingerprint(self.model, self.settings)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._network = FeatureNetwork(
+        network = FeatureNetwork(
             self.model, flip=self.settings.flip, unit=self.settings.normalize
-        ).to(self.device)
+        )
+        self._extract = Extractor(network, self.device, amp)
         _compat.place_constants(self.model, use_gpu=self.device.type == "cuda")
         self.channels, self.batch_size = channels, batch_size
+        self.workers = _default_workers(self.device) if workers is None else workers
+        if self.workers < 0:
+            raise InputError(f"workers must be >= 0, got {workers}.")
         self.gallery: Gallery | None = None
         self._fitted: tuple[Any, NDArray[np.float32], Reranker] | None = None  # last search's
         known = self.fingerprint, self.settings.metric
@@ -100,8 +117,11 @@ class SpectralReID:
             InputError: If an image cannot be read.
         """  # noqa: DOC502
         parts = list(batches(items_of(images), self.batch_size))
-        bar = tqdm(parts, desc="features", disable=None if progress else True, leave=False)
-        return np.concatenate([self._batch(part, channels) for part in bar])
+        workers = self.workers if len(parts) > 1 or len(parts[0]) > 1 else 0
+        read = read_ahead(parts, lambda item: self._tensor(item, channels), workers)
+        bar = tqdm(read, desc="features", total=len(parts), disable=None if progress else True,
+                   leave=False)  # fmt: skip
+        return np.concatenate([self._extract(torch.stack(part)) for part in bar])
 
     def index(
         self,
@@ -331,9 +351,6 @@ class SpectralReID:
         s = self.settings
         return to_tensor(item, s.height, s.width, s.mean, s.std, channels or self.channels)
 
-    def _batch(self, items: Sequence[Any], channels: str | None) -> NDArray[np.float32]:
-        return self._forward(torch.stack([self._tensor(item, channels) for item in items]))
-
     def _extracted(
         self,
         items: Sequence[Any],
@@ -349,15 +366,15 @@ class SpectralReID:
             ids,
             camids,
             read=lambda item: self._tensor(item, channels),
-            forward=self._forward,
+            forward=self._extract,
             batch_size=self.batch_size,
+            workers=self.workers,
             first=first,
             progress=progress,
             model=self.fingerprint,
             metric=self.settings.metric,
         )
 
-    @torch.no_grad()
-    def _forward(self, images: torch.Tensor) -> NDArray[np.float32]:
-        features: NDArray[np.float32] = self._network(images.to(self.device)).cpu().numpy()
-        return features
+
+def _default_workers(device: torch.device) -> int:
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

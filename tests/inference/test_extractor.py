@@ -1,0 +1,113 @@
+"""Reading ahead, precision and memory format change how fast features come, not what they are."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.test_spectral_net import backbone_names, build, images
+from torchreid_spectral import SpectralReID
+from torchreid_spectral.errors import InputError
+from torchreid_spectral.inference.images import read_ahead
+from torchreid_spectral.inference.network import Extractor, FeatureNetwork
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_parts_come_in_order(workers):
+    parts = [[3, 1, 2], [], [9], [7, 8]]
+    assert list(read_ahead(parts, lambda item: 10 * item, workers)) == [
+        [30, 10, 20], [], [90], [70, 80]
+    ]  # fmt: skip
+    assert list(read_ahead([], str, workers)) == []
+
+
+def test_the_next_part_is_read_while_one_is_used():
+    later = threading.Event()
+
+    def read(item):
+        if item == 2:
+            later.set()
+        return item
+
+    parts = read_ahead([[0, 1], [2, 3]], read, 2)
+    assert next(parts) == [0, 1]
+    assert later.wait(timeout=20)
+    assert next(parts) == [2, 3]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_comes_through_and_ends_the_reading(workers):
+    seen = []
+
+    def read(item):
+        seen.append(item)
+        if item == 1:
+            raise InputError("broken")
+        return item
+
+    with pytest.raises(InputError, match="broken"):
+        list(read_ahead([[0, 1], [2, 3], *([[4]] * 1000)], read, workers))
+    assert len(seen) < 100
+    assert not [one for one in threading.enumerate() if "ThreadPool" in one.name]
+
+
+def test_who_stops_early_leaves_no_thread():
+    parts = read_ahead([[0, 1], [2, 3], [4, 5]], str, 2)
+    next(parts)
+    parts.close()
+    assert not [one for one in threading.enumerate() if "ThreadPool" in one.name]
+
+
+def test_threads_give_the_same_features_and_galleries(weights, reid, pictures, tmp_path):
+    paths = [row[0] for row in pictures[:9]]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    ahead = SpectralReID(weights, device="cpu", batch_size=2, workers=3)
+    alone = SpectralReID(weights, device="cpu", batch_size=2, workers=0)
+    assert reid.workers == 0  # the CPU has other work
+    np.testing.assert_array_equal(ahead.features(paths), alone.features(paths))
+    asked = [*paths[:4], str(broken), *paths[4:]]
+    one, two = (each.index(asked, progress=False) for each in (ahead, alone))
+    assert one.paths == two.paths == paths
+    assert one.skipped == two.skipped and list(one.skipped) == [str(broken)]
+    np.testing.assert_array_equal(one.features, two.features)
+    with pytest.raises(InputError, match="not an image that can be read"):
+        ahead.features(asked)
+
+
+def test_half_precision_is_near_and_named(weights, reid, pictures):
+    paths = [row[0] for row in pictures[:9]]
+    exact = reid.features(paths)
+    half = SpectralReID(weights, device="cpu", amp="bf16").features(paths)
+    assert half.dtype == np.float32
+    cosines = (exact * half).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(half, axis=1)
+    assert 0.999 < cosines.min() < 1 and not np.array_equal(exact, half)
+    with pytest.raises(InputError, match="amp fp16 needs a GPU; on a CPU use bf16 or off"):
+        SpectralReID(weights, device="cpu", amp="fp16")
+    with pytest.raises(InputError, match="Unknown amp 'bf61'. Did you mean bf16"):
+        SpectralReID(weights, device="cpu", amp="bf61")
+    with pytest.raises(InputError, match="workers must be >= 0, got -1"):
+        SpectralReID(weights, device="cpu", workers=-1)
+
+
+def check_layout(model, batch):
+    network = FeatureNetwork(model)
+    with torch.no_grad():
+        expected = network(batch).numpy()
+    found = Extractor(network, CPU)(batch)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "pcb_p6", "mudeep"])
+def test_layout_changes_no_feature(torchreid, name):
+    check_layout(build(name), images(name))
+    check_layout(torchreid.models.build_model(name, 5, pretrained=False), images(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", backbone_names())
+def test_layout_changes_no_feature_of_any_model(torchreid, name):
+    check_layout(build(name), images(name))
