@@ -8,6 +8,8 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: online rerank_million -->                 index, answer, time a query
     <!-- table: growth rerank_growth -->                  its suite growth, a line a method
     <!-- table: training training_cpu -->                 benchmarks/training.py
+    <!-- table: extraction extraction_cpu -->          benchmarks/extraction.py
+    <!-- table: extraction extraction_cpu -->             benchmarks/extraction.py
     <!-- table: onnx onnx_parity -->                      benchmarks/onnx_parity.py
     <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std
     <!-- table: pairs losses_compare -->                    mAP without and with, a pair a line
@@ -94,7 +96,7 @@ def circumstances(figures: Figures) -> str:
 LAYOUTS = {
     tables_rerank: ("rerank", "rates", "costs", "online", "growth", "defaults"),
     tables_training: ("comparison", "pairs", "suite", "brief", "gains", "walkers", "cost", "steps",
-                      "training", "onnx"),
+                      "training", "extraction", "onnx"),
 }  # fmt: skip
 KINDS: dict[str, Callable[..., list[str]]] = {
     name: getattr(module, name) for module, names in LAYOUTS.items() for name in names

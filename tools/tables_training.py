@@ -187,6 +187,14 @@ def training(figures: Figures) -> list[str]:
     return lines + summary(figures)
 
 
+def extraction(figures: Figures) -> list[str]:
+    """Lay out benchmarks/extraction.py: a contestant a line."""
+    lines = ["| | images/s | time, relative |", "|---|---|---|"]
+    for name, row in figures["rows"].items():
+        lines.append(f"| {name} | {row['images_per_second']:.0f} | {row['relative']:.2f} |")
+    return lines
+
+
 def onnx(figures: Figures) -> list[str]:
     """Lay out benchmarks/onnx_parity.py: a backbone a line."""
     lines = ["| family | backbone | largest difference | relative |", "|---|---|---|---|"]
