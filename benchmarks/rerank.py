@@ -107,7 +107,8 @@ def tasks(args: argparse.Namespace, folder: Path) -> list[Task]:
     blank = {"options": {}, "metrics": bool(args.features), "save": ""}
     rows = [blank | shared | row for row in SUITES[args.suite]()]
     for row in rows:
-        if row["row"] in COMPARED and args.features and args.device == "cpu":
+        peers = args.suite == "market" and row["row"] in COMPARED
+        if peers and args.features and args.device == "cpu":
             row["save"] = str(folder / f"{row['row']}.npy")
     return [row for row in rows if not args.only or row["row"] in args.only]
 
@@ -154,7 +155,7 @@ def cameras() -> list[Task]:
     return [
         {"row": row, "size": MARKET, "options": {"camera_normalization": word}}
         for row in ("none", "local_blurring", "k_reciprocal", "graph_walk")
-        for word in ("none", *CAMERA_NORMALIZATIONS)
+        for word in CAMERA_NORMALIZATIONS
     ]
 
 
@@ -187,6 +188,8 @@ def measured(task: Task, repeats: int) -> Task:
 def summary(results: Sequence[Task]) -> dict[str, float]:
     """Compare with the peers, and with the bare search."""
     by_row = {each["row"]: each for each in results}
+    if len(by_row) < len(results):  # under several sizes or options
+        return slopes(results)
     ratios = {
         "local_blurring / bare search, time": ("local_blurring", "bare_search", "seconds"),
         "torchreid / local_blurring, time": ("torchreid_re_ranking", "local_blurring", "seconds"),

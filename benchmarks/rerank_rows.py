@@ -85,8 +85,8 @@ def rerank(task: dict[str, Any], data: Data) -> dict[str, Any]:
     if task["save"]:
         np.save(task["save"], method.distance_matrix(data["qf"], **cameras))
     if task["metrics"]:
-        found = method.iter_distances(query, **cameras)
-        blocks = ((rows, block.cpu().numpy()) for rows, block in found)
+        distances = method.iter_distances(query, **cameras)
+        blocks = ((rows, block.cpu().numpy()) for rows, block in distances)
         found = evaluate_blocks(blocks, *ids(data))
         result |= {"mAP": found.mAP, "rank-1": found.rank(1)}
     return result

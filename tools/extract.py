@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
         rows = slice(start, start + args.shard_size)
         part = {key: values[rows] for key, values in labels.items()}
         name = f"features-{number:05d}"
-        if whole(args.out, name, paths[rows], part, reid.fingerprint):
+        if whole(args.out, name, paths[rows], part, reid.fingerprint, args.amp):
             kept += 1
         else:
             # What is left of another gallery is none: it must not open as one.
@@ -174,9 +174,10 @@ def opened(kind: Any, args: argparse.Namespace) -> Any:
 
 
 def whole(
-    folder: Path, name: str, paths: Sequence[str], labels: Mapping[str, list[Any]], model: str
-) -> bool:
-    """Say whether a shard of just these images, unchanged since, labels and weights is there."""
+    folder: Path, name: str, paths: Sequence[str], labels: Mapping[str, list[Any]], model: str,
+    amp: str,
+) -> bool:  # fmt: skip
+    """Say whether a shard of just these images, unchanged since, labels and network is there."""
     shard = folder / f"{name}.json"
     try:
         content = json.loads(shard.read_text(encoding="utf-8"))
@@ -190,7 +191,8 @@ def whole(
     except (OSError, ValueError, KeyError):
         return False
     there = (folder / f"{name}.safetensors").is_file()
-    return there and content["model"] == model and found == set(paths) and not changed
+    same = (content["model"], content.get("amp", "off")) == (model, amp)
+    return there and same and found == set(paths) and not changed
 
 
 if __name__ == "__main__":

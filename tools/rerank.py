@@ -79,7 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--method", default="graph_walk", choices=sorted(RERANKERS))
     parser.add_argument("--search", default="exact", choices=sorted(SEARCHES))
     parser.add_argument("--camera-normalization", default="none",
-                        choices=("none", *CAMERA_NORMALIZATIONS),
+                        choices=CAMERA_NORMALIZATIONS,
                         help="take each camera's mean (and deviation) out")  # fmt: skip
     parser.add_argument("--top-k", type=int, default=100, help="images returned for each query")
     parser.add_argument("--inductive", action="store_true", help="answer each query alone")
@@ -100,7 +100,9 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
     """
     query, gallery = load_features(args.query, "query"), load_features(args.gallery, "gallery")
     check_kinds(query, gallery)
-    shared = {"search": args.search, "camera_normalization": args.camera_normalization}
+    shared = {"search": args.search}
+    if args.camera_normalization != "none":
+        shared["camera_normalization"] = args.camera_normalization
     reranker = build_reranker(args.method, **shared | options_of(args))
     features = on(args.device, query.features)
     camids, gallery_camids = numbered(query.camids, gallery.camids)
@@ -115,7 +117,7 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
         write_whole(Path(args.output), lambda path: save(path, content))
     peak = peak_memory()
     result = {
-        "method": args.method,
+        "method": reranker.label,
         "seconds_fit": fitted - started,
         "seconds_rank": done - fitted,
         "peak_GB": None if peak is None else peak / 1e9,

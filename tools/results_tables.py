@@ -8,7 +8,6 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: online rerank_million -->                 index, answer, time a query
     <!-- table: growth rerank_growth -->                  its suite growth, a line a method
     <!-- table: training training_cpu -->                 benchmarks/training.py
-    <!-- table: extraction extraction_cpu -->          benchmarks/extraction.py
     <!-- table: extraction extraction_cpu -->             benchmarks/extraction.py
     <!-- table: onnx onnx_parity -->                      benchmarks/onnx_parity.py
     <!-- table: comparison NAME [DATASET] -->             tools/compare.py, mean ± std

@@ -166,10 +166,10 @@ def test_reranker_gets_the_options_it_has(torchreid):
 def test_camera_normalization_is_part_of_the_name_in_results(torchreid, caplog):
     cfg = get_default_config()
     assert build.build_rerank(cfg).camera_normalization == "none"
-    assert build.rerank_name(cfg) == "k_reciprocal"
+    assert build.build_rerank(cfg).label == "k_reciprocal"
     merge_options(cfg, ["rerank.camera_normalization", "standardize"])
     assert build.build_rerank(cfg).camera_normalization == "standardize"
-    assert build.rerank_name(cfg) == "k_reciprocal+standardize"
+    assert build.build_rerank(cfg).label == "k_reciprocal+standardize"
     check_config(cfg)
     assert "Without effect here: rerank.camera_normalization (only for test.rerank" in caplog.text
 

@@ -267,9 +267,10 @@ def test_normalized_cameras_are_a_view_beside_the_plain_one(torchreid, datamanag
     cfg = get_default_config()
     merge_options(cfg, ["test.dist_metric", "cosine", "rerank.method", "none",
                         "rerank.camera_normalization", "standardize"])  # fmt: skip
-    name = build.rerank_name(cfg)
-    engine = spectral_engine(torchreid, datamanager, picture_queries=2,
-                             reranker=build.build_rerank(cfg), reranker_name=name)  # fmt: skip
+    reranker = build.build_rerank(cfg)
+    name = reranker.label
+    engine = spectral_engine(torchreid, datamanager, picture_queries=2, reranker=reranker,
+                             reranker_name=name)  # fmt: skip
     engine.run(str(tmp_path), test_only=True, rerank=True, dist_metric="cosine")
     found = engine.result.datasets["synthetic_pedestrians"]
     assert list(found) == ["none", "none+standardize"]

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.models.test_spectral_net import backbone_names, build, images
 from torchreid_spectral import SpectralReID
@@ -61,6 +62,29 @@ def test_who_stops_early_leaves_no_thread():
     assert not [one for one in threading.enumerate() if "ThreadPool" in one.name]
 
 
+def test_an_error_of_whoever_uses_the_images_ends_the_reading(weights, pictures, monkeypatch):
+    paths = [row[0] for row in pictures[:12]]
+    reid = SpectralReID(weights, device="cpu", batch_size=2, workers=2)
+
+    def fails(self, images):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Extractor, "__call__", fails)
+    for call in (lambda: reid.features(paths), lambda: reid.index(paths, progress=False)):
+        with pytest.raises(RuntimeError, match="out of memory") as raised:
+            call()
+        assert raised.traceback  # it holds the frames, and with them the reading
+        assert not [one for one in threading.enumerate() if "ThreadPool" in one.name]
+
+
+def test_pictures_that_pillow_has_only_opened_are_read_one_by_one(weights, pictures):
+    """They share a file, which threads would read from at once."""
+    reid = SpectralReID(weights, device="cpu", workers=3)
+    paths = [row[0] for row in pictures[:3]]
+    assert reid._threads(paths) == 3 and reid._threads(paths[:1]) == 0
+    assert reid._threads([*paths, Image.new("RGB", (4, 8))]) == 0
+
+
 def test_threads_give_the_same_features_and_galleries(weights, reid, pictures, tmp_path):
     paths = [row[0] for row in pictures[:9]]
     broken = tmp_path / "broken.jpg"
@@ -91,6 +115,40 @@ def test_half_precision_is_near_and_named(weights, reid, pictures):
         SpectralReID(weights, device="cpu", amp="bf61")
     with pytest.raises(InputError, match="workers must be >= 0, got -1"):
         SpectralReID(weights, device="cpu", workers=-1)
+
+
+def test_a_gallery_remembers_its_precision(weights, pictures, tmp_path, caplog):
+    paths = [row[0] for row in pictures[:4]]
+    half = SpectralReID(weights, device="cpu", amp="bf16")
+    half.index(paths, progress=False).save(tmp_path)
+    half.open(tmp_path)
+    assert "they differ by rounding" not in caplog.text
+    exact = SpectralReID(weights, device="cpu")
+    assert exact.open(tmp_path).amp == "bf16"
+    assert "computed with amp bf16, queries and what is added are with off" in caplog.text
+
+
+def test_features_that_overflow_are_refused(weights, pictures):
+    reid = SpectralReID(weights, device="cpu", amp="bf16")
+    with torch.no_grad():
+        next(reid.model.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match=r"NaN or infinity \(amp bf16\). Use amp bf16 or off"):
+        reid.features(pictures[0][0])
+
+
+def test_the_weights_keep_their_layout_and_ones_own_networks_theirs(weights):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            maps = self.conv(images)
+            return maps.view(len(maps), -1)
+
+    reid = SpectralReID(weights, device="cpu")
+    assert all(value.is_contiguous() for value in reid.model.state_dict().values())
+    assert Extractor(FeatureNetwork(Own()), CPU)(torch.rand(2, 3, 8, 4)).shape == (2, 48)
 
 
 def check_layout(model, batch):

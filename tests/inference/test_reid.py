@@ -159,7 +159,7 @@ def test_search_normalizes_cameras(reid, pictures):
     method = build_reranker("none", **options).fit(reid.gallery.features, np.array(cameras))
     expected, _ = method.rank(reid.features(paths[0]), 20, camids=np.array([0]))
     assert [hit.path for hit in found] == [paths[row] for row in expected[0]]
-    with pytest.raises(InputError, match="camera_normalization='center' needs cameras"):
+    with pytest.raises(InputError, match="camera_normalization center needs the camera"):
         reid.search(paths[0], **options)
 
 

@@ -13,13 +13,17 @@ from torchreid_spectral.rerank import (
     CAMERA_NORMALIZATIONS,
     RERANKERS,
     CameraNormalization,
+    NoReranking,
+    Reranker,
     build_reranker,
+    camera_normalization,
     load_reranker,
 )
 
 CAMERAS = np.arange(30) % 4
 QUERIES = np.array([3, 0, 9, 2, 1])  # 9: a camera that the gallery does not have
-every_method = pytest.mark.parametrize("method", CAMERA_NORMALIZATIONS)
+METHODS = CAMERA_NORMALIZATIONS[1:]
+every_method = pytest.mark.parametrize("method", METHODS)
 every_reranker = pytest.mark.parametrize("name", sorted(RERANKERS))
 
 
@@ -54,6 +58,35 @@ def test_a_camera_of_few_images_leans_on_all() -> None:
     shared = CameraNormalization("center").fit(gallery, cameras).transform(gallery, cameras)
     unseen = CameraNormalization("center").fit(gallery, cameras).transform(gallery[-1:], [99])
     np.testing.assert_allclose(shared[-1], unseen[0] * 10 / 11, atol=1e-6)
+
+
+@every_method
+def test_rows_at_once_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = features(0, 30, 6)
+    fitted = CameraNormalization(method).fit(gallery, CAMERAS)
+    whole = fitted.transform(gallery, CAMERAS)
+    monkeypatch.setattr(camera_normalization, "_ROWS", 7)
+    np.testing.assert_array_equal(fitted.transform(gallery, CAMERAS), whole)
+
+
+@every_method
+def test_a_zero_row_stays_zero(method: str) -> None:
+    """It is near to nobody before, and would else be near to whoever its camera's mean is not."""
+    gallery = features(0, 30, 6)
+    gallery[3] = 0
+    new = CameraNormalization(method).fit(gallery, CAMERAS).transform(gallery, CAMERAS)
+    assert not new[3].any() and new[4].any()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.float32, np.float64])
+def test_numbers_of_cameras_may_be_of_any_kind(kind: Any) -> None:
+    gallery = features(0, 30, 6)
+    expected = CameraNormalization().fit(gallery, CAMERAS).transform(gallery, CAMERAS)
+    found = CameraNormalization().fit(gallery, CAMERAS.astype(kind)).transform(gallery, CAMERAS)
+    np.testing.assert_array_equal(found, expected)
+    known = CameraNormalization().fit(gallery, CAMERAS)
+    unseen = known.transform(gallery, CAMERAS + 0.5)  # none of them, not the next lower one
+    np.testing.assert_array_equal(unseen, known.transform(gallery, np.full(30, 99)))
 
 
 @every_method
@@ -96,7 +129,9 @@ def test_a_reranker_ranks_normalized_features(name: str, method: str) -> None:
         np.testing.assert_allclose(np.take_along_axis(matrix, found[0], axis=1), found[1],
                                    atol=1e-5)  # fmt: skip
     assert itself.options()["camera_normalization"] == method
+    assert itself.label == f"{name}+{method}"
     assert build_reranker(name).options()["camera_normalization"] == "none"
+    assert build_reranker(name).label == name
 
 
 def test_a_planted_bias_is_taken_out() -> None:
@@ -104,7 +139,7 @@ def test_a_planted_bias_is_taken_out() -> None:
     pids, cameras = np.tile(np.arange(8), 40), np.repeat(np.arange(4), 80)
     own, bias = np.eye(8, 12, dtype=np.float32), 3 * np.eye(4, 12, k=8, dtype=np.float32)
     gallery = own[pids] + bias[cameras] + 0.1 * features(0, 320, 12)
-    for word in ("none", *CAMERA_NORMALIZATIONS):
+    for word in CAMERA_NORMALIZATIONS:
         method = build_reranker("none", camera_normalization=word).fit(gallery, cameras)
         first = method.rank(own + bias[0], 40, camids=np.zeros(8))[0]
         if word == "none":
@@ -124,6 +159,13 @@ def test_saved_and_opened_it_answers_alike(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(answers[0][1], answers[1][1], atol=1e-6)
 
 
+def test_without_it_a_saved_gallery_is_what_it_was(tmp_path: Path) -> None:
+    """So that versions before this one open it."""
+    build_reranker("none").fit(features(0, 30, 6)).save(tmp_path / "gallery.safetensors")
+    assert "camera_normalization" not in (tmp_path / "gallery.json").read_text()
+    assert load_reranker(tmp_path / "gallery.safetensors").camera_normalization == "none"
+
+
 def test_added_images_are_normalized_as_fitted() -> None:
     gallery, more = features(0, 30, 6), features(2, 4, 6)
     cameras = np.array([0, 1, 2, 9])
@@ -140,20 +182,50 @@ def test_added_images_are_normalized_as_fitted() -> None:
 def test_without_cameras_it_refuses() -> None:
     gallery = features(0, 30, 6)
     method = build_reranker("none", camera_normalization="center")
-    with pytest.raises(InputError, match=r"camera_normalization='center' needs cameras: fit\("):
+    message = "camera_normalization center needs the camera of each image, of gallery and queries"
+    with pytest.raises(InputError, match=message):
         method.fit(gallery)
     with pytest.raises(InputError, match="call fit"):
         method.rank(gallery, camids=CAMERAS)
     method.fit(gallery, CAMERAS)
-    with pytest.raises(InputError, match="needs cameras"):
+    with pytest.raises(InputError, match=message):
         method.rank(gallery)
     with pytest.raises(InputError, match=r"camids must have shape \(30,\)"):
         method.rank(gallery, camids=CAMERAS[:3])
 
 
+def test_cameras_that_are_not_known_must_have_a_number() -> None:
+    gallery, cameras = features(0, 30, 6), CAMERAS.astype(float)
+    cameras[5] = np.nan
+    with pytest.raises(InputError, match=r"camids must be finite: 1 are NaN.*such as -1"):
+        build_reranker("none", camera_normalization="center").fit(gallery, cameras)
+
+
+def test_a_reranker_of_ones_own_need_not_know_it(
+    torchreid: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is not asked for; else the error says that it has no such option."""
+    from torchreid_spectral.config import build, get_default_config, merge_options
+
+    class Mine(NoReranking):
+        def __init__(self, *, search: str = "exact", chunk_size: int = 8) -> None:
+            Reranker.__init__(self, search=search, chunk_size=chunk_size)
+
+    monkeypatch.setitem(RERANKERS, "mine", Mine)
+    cfg = get_default_config()
+    cfg.rerank.mine = type(cfg)()
+    cfg.rerank.method = "mine"
+    assert isinstance(build.build_rerank(cfg), Mine)
+    merge_options(cfg, ["rerank.camera_normalization", "center"])
+    with pytest.raises(InputError, match="mine has no option 'camera_normalization'"):
+        build.build_rerank(cfg)
+
+
 def test_wrong_options_and_widths_are_named() -> None:
     with pytest.raises(InputError, match="Unknown camera_normalization 'centre'. Did you mean ce"):
         build_reranker("local_blurring", camera_normalization="centre")
+    with pytest.raises(InputError, match="Unknown camera_normalization 'off'.*none"):
+        build_reranker("none", camera_normalization="off")
     with pytest.raises(InputError, match="prior and eps must be >= 0, got -1 and 0.1"):
         CameraNormalization(prior=-1, eps=0.1)
     with pytest.raises(InputError, match="prior and eps must be >= 0, got nan"):

@@ -51,6 +51,13 @@ def test_graph_walk_rejects_options(wrong: dict[str, Any], message: str) -> None
         build_reranker("graph_walk", **wrong)
 
 
+def test_one_reversed_row_is_a_query() -> None:
+    """NumPy calls it contiguous whatever its stride."""
+    gallery = features(0, 9, 4)
+    found = build_reranker("none").fit(gallery).rank(gallery[::-1][:1], 1)
+    assert found[0].tolist() == [[8]]
+
+
 def test_names_are_suggested() -> None:
     with pytest.raises(InputError, match="Unknown re-ranker 'graph_wal'. Did you mean graph_walk"):
         build_reranker("graph_wal")

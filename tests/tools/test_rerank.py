@@ -190,7 +190,9 @@ def test_cameras_are_normalized(files, tmp_path):
     matrix = library.distance_matrix(QUERY["features"], camids=QUERY["camids"])
     ids = [QUERY["pids"], GALLERY["pids"], QUERY["camids"], GALLERY["camids"]]
     found = [json.loads(one.read_text()), *json.loads(two.read_text())]
-    for each in (each for each in found if each["method"] == "local_blurring"):
+    assert found[0]["method"] == "local_blurring+standardize"
+    assert len({each["method"] for each in found}) == len(RERANKERS) == len(found) - 1
+    for each in (each for each in found if each["method"] == found[0]["method"]):
         assert each["mAP"] == pytest.approx(evaluate_rank(matrix, *ids)[1], abs=1e-12)
 
 

@@ -41,7 +41,6 @@ __all__ = [
     "build_whitening",
     "model_options",
     "pooling_options",
-    "rerank_name",
     "training_options",
 ]
 
@@ -157,26 +156,14 @@ def build_rerank(cfg: CfgNode) -> Reranker:
         The re-ranker, with the options of its group.
     """
     method = cfg.rerank.method
-    shared = ("search", "camera_normalization")
-    options = dict(cfg.rerank[method], **{name: cfg.rerank[name] for name in shared})
+    options = dict(cfg.rerank[method], search=cfg.rerank.search)
+    if cfg.rerank.camera_normalization != "none":  # one's own re-rankers need not know it
+        options["camera_normalization"] = cfg.rerank.camera_normalization
     if cfg.rerank.chunk_size:
         options["chunk_size"] = cfg.rerank.chunk_size
     if "metric" in inspect.signature(RERANKERS[method]).parameters:
         options["metric"] = METRIC_NAMES[cfg.test.dist_metric]
     return build_reranker(method, **options)
-
-
-def rerank_name(cfg: CfgNode) -> str:
-    """Name the configured post-processing in results.
-
-    Args:
-        cfg: The effective config.
-
-    Returns:
-        The method, after a ``+`` with the camera normalization if there is one.
-    """
-    normalization = cfg.rerank.camera_normalization
-    return str(cfg.rerank.method) + (f"+{normalization}" if normalization != "none" else "")
 
 
 def build_whitening(cfg: CfgNode) -> Whitening | None:

@@ -91,7 +91,7 @@ def _check_names(cfg: CfgNode) -> None:
         (
             "rerank.camera_normalization",
             cfg.rerank.camera_normalization,
-            ("none", *CAMERA_NORMALIZATIONS),
+            CAMERA_NORMALIZATIONS,
         ),
         ("test.whitening", cfg.test.whitening, ("none", *WHITENINGS)),
         ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),

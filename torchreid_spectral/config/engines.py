@@ -13,7 +13,6 @@ from torchreid_spectral.config.build import (
     build_rerank,
     build_whitening,
     pooling_options,
-    rerank_name,
     training_options,
 )
 from torchreid_spectral.config.data import build_cache, leave_augmentation
@@ -48,12 +47,13 @@ def build_engine(
         An engine with torchreid's interface that returns and saves its metrics.
     """
     _check_open_layers(cfg, model)
+    reranker = build_rerank(cfg)
     parts = {
         "optimizer": optimizer,
         "scheduler": scheduler,
         "use_gpu": cfg.use_gpu,
-        "reranker": build_rerank(cfg) if cfg.test.rerank else None,
-        "reranker_name": rerank_name(cfg),
+        "reranker": reranker if cfg.test.rerank else None,
+        "reranker_name": reranker.label,
         "inductive": cfg.rerank.inductive,
         "whitening": build_whitening(cfg),
         "picture_queries": cfg.report.ranked_lists,

@@ -13,7 +13,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from torchreid_spectral._files import write_whole
-from torchreid_spectral.config.build import rerank_name
+from torchreid_spectral.config.build import build_rerank
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.inference import SpectralReID
 from torchreid_spectral.inference.weights import latest_weights
@@ -121,7 +121,7 @@ def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN4
     facts = {
         "model": cfg.model.name,
         "loss": cfg.loss.name,
-        "post-processing": rerank_name(cfg) if cfg.test.rerank else "none",
+        "post-processing": build_rerank(cfg).label if cfg.test.rerank else "none",
         "input": f"{size[0]} x {size[1]}",
         **({"tracklets": "shown by their first frame"} if cfg.data.type == "video" else {}),
         "seed": cfg.train.seed,

@@ -8,7 +8,6 @@ accumulation and several processes work for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torchreid_spectral.engine.faults import NotFinite
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.trees import leaves, map_tensors
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.functional._precision import AMP_DTYPES, at_least_float32
+from torchreid_spectral.functional._precision import at_least_float32, mixed_precision
 from torchreid_spectral.models.layout import flattening
 
 __all__ = ["StepMixin", "unwrapped"]
@@ -222,10 +221,8 @@ class StepMixin:
 
     def _autocast(self, enabled: bool = True) -> Any:  # noqa: ANN401
         engine: Any = self
-        if self.options.amp == "off":
-            return nullcontext()
-        device, dtype = "cuda" if engine.use_gpu else "cpu", AMP_DTYPES[self.options.amp]
-        return torch.autocast(device, dtype=dtype, enabled=enabled)
+        device = "cuda" if engine.use_gpu else "cpu"
+        return mixed_precision(device, self.options.amp, enabled=enabled)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["AMP_DTYPES", "at_least_float32", "full_precision"]
+__all__ = ["AMP_DTYPES", "at_least_float32", "full_precision", "mixed_precision"]
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtypes of mixed precision by the names that options have."""
@@ -40,6 +40,22 @@ _SETTING, _EXACT = ("fp32_precision", "ieee") if hasattr(_products, "fp32_precis
     "allow_tf32",
     False,
 )
+
+
+def mixed_precision(device: str, amp: str, *, enabled: bool = True) -> AbstractContextManager[Any]:
+    """Give autocast as options name it.
+
+    Args:
+        device: Its type, such as ``cuda``.
+        amp: ``off``, or a name of :data:`AMP_DTYPES`.
+        enabled: Or a block inside that is computed in full.
+
+    Returns:
+        A context for the block.
+    """
+    if amp == "off":
+        return nullcontext()
+    return torch.autocast(device, dtype=AMP_DTYPES[amp], enabled=enabled)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

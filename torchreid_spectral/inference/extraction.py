@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ def extract_gallery(
     progress: bool = False,
     model: str,
     metric: str,
+    amp: str = "off",
 ) -> Gallery:
     """Extract the features of images; files that cannot be read are passed over and listed.
 
@@ -52,6 +54,7 @@ def extract_gallery(
         progress: Show a bar on a terminal.
         model: See :class:`~torchreid_spectral.inference.gallery.Gallery`.
         metric: See there.
+        amp: See there.
 
     Returns:
         The gallery of what could be read.
@@ -66,17 +69,18 @@ def extract_gallery(
     with tqdm(total=len(items), desc="index", disable=None if progress else True) as bar:
         parts = [*batches(range(len(items)), batch_size)]
         images = read_ahead(parts, lambda row: _read_or_error(items[row], read), workers)
-        for part, tried in zip(parts, images):
-            found = {}
-            for row, image in zip(part, tried):
-                if isinstance(image, InputError):
-                    skipped[str(items[row])] = str(image)
-                else:
-                    found[row] = image
-            if found:
-                features.append(forward(torch.stack(list(found.values()))))
-                kept += list(found)
-            bar.update(len(part))
+        with closing(images):
+            for part, tried in zip(parts, images):
+                found = {}
+                for row, image in zip(part, tried):
+                    if isinstance(image, InputError):
+                        skipped[str(items[row])] = str(image)
+                    else:
+                        found[row] = image
+                if found:
+                    features.append(forward(torch.stack(list(found.values()))))
+                    kept += list(found)
+                bar.update(len(part))
     if not kept:
         raise InputError(
             f"None of the {len(items)} images could be read: {next(iter(skipped.values()))}."
@@ -90,6 +94,7 @@ def extract_gallery(
         model=model,
         metric=metric,
         skipped=skipped,
+        amp=amp,
     )
 
 

@@ -48,6 +48,7 @@ class Gallery:
         model: Fingerprint of the weights.
         metric: Distance of the features.
         skipped: Files that could not be read, with the reason.
+        amp: Precision that the features were computed in.
     """
 
     features: NDArray[np.float32]
@@ -57,6 +58,7 @@ class Gallery:
     model: str = ""
     metric: str = "cosine"
     skipped: dict[str, str] = field(default_factory=dict)
+    amp: str = "off"
 
     def __post_init__(self) -> None:
         for name in ("paths", "ids", "camids"):
@@ -185,7 +187,8 @@ class Gallery:
             for name in ("paths", "ids", "camids")
         )
         skipped = {file: why for shard in shards for file, why in shard.skipped.items()}
-        about = manifest["model"], manifest["metric"], skipped
+        precisions = sorted({shard.amp for shard in shards})
+        about = manifest["model"], manifest["metric"], skipped, "+".join(precisions)
         return cls(features, paths or [], ids, camids, *about)
 
 
@@ -217,7 +220,7 @@ def write_shard(folder: Path, number: int, part: Gallery) -> str:
         lambda temporary: save_file({"features": features}, temporary),
     )
     content = {"paths": part.paths, "ids": part.ids, "camids": part.camids, "model": part.model,
-               "skipped": part.skipped}  # fmt: skip
+               "skipped": part.skipped, "amp": part.amp}  # fmt: skip
     _write_json(folder / f"{name}.json", content)
     return name
 

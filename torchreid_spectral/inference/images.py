@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,7 +148,7 @@ def to_tensor(
     else:
         picture = _picture(item, channels).resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
-    # By NumPy: PyTorch would start threads of its own in each thread that reads.
+    # By NumPy: PyTorch would start threads of its own in each thread that reads a file.
     centre, spread = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
     return torch.from_numpy(np.ascontiguousarray((pixels - centre) / spread))
 
@@ -169,13 +169,14 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def read_ahead(
     parts: Iterable[Sequence[Any]], read: Callable[[Any], Read], workers: int
-) -> Iterator[list[Read]]:
+) -> Generator[list[Read], None, None]:
     """Read the items of a part while the part before is used.
 
     Args:
         parts: Items by parts, such as batches.
         read: Reads an item.
-        workers: Threads; 0 reads a part when it is asked for.
+        workers: Threads; 0 reads a part when it is asked for. What is read must bear that: files
+            do, but not pictures that Pillow has opened and not read yet.
 
     Yields:
         What was read of each part, in order.
@@ -193,7 +194,7 @@ def read_ahead(
                 yield [future.result() for future in ahead.popleft()]
         while ahead:
             yield [future.result() for future in ahead.popleft()]
-    finally:  # whoever stops in between does not wait for what nobody will use
+    finally:  # closed in between: what nobody will use is not begun
         pool.shutdown(cancel_futures=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from torchreid_spectral.errors import InputError, UnknownNameError
-from torchreid_spectral.functional._precision import AMP_DTYPES
-from torchreid_spectral.models.layout import flattening
+from torchreid_spectral.functional._precision import AMP_DTYPES, mixed_precision
+from torchreid_spectral.models.layout import takes_channels_last
 
 __all__ = ["Extractor", "FeatureNetwork"]
 
@@ -68,7 +67,8 @@ class FeatureNetwork(nn.Module):
 class Extractor:
     """A feature network on a device, from images to arrays.
 
-    Its maps lie with their channels last where the model takes that: convolutions are then faster.
+    Images are handed over with their channels last where the model takes that: convolutions are
+    then faster. The weights stay as they are.
 
     Args:
         network: What extracts; it is moved to the device.
@@ -84,10 +84,9 @@ class Extractor:
             raise UnknownNameError("amp", amp, ("off", *AMP_DTYPES))
         if amp == "fp16" and device.type == "cpu":
             raise InputError("amp fp16 needs a GPU; on a CPU use bf16 or off.")
-        self.device, self.amp = device, amp
-        plain = flattening(network.model) is not None
-        self._layout = torch.contiguous_format if plain else torch.channels_last
-        self._network = network.to(device).to(memory_format=self._layout)  # type: ignore[call-overload]
+        self.device, self.amp, self._network = device, amp, network.to(device)
+        known = takes_channels_last(network.model)
+        self._layout = torch.channels_last if known else torch.contiguous_format
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
@@ -98,11 +97,16 @@ class Extractor:
 
         Returns:
             ``(B, D)``.
+
+        Raises:
+            InputError: If features are not finite.
         """
         moved = images.to(self.device).contiguous(memory_format=self._layout)
-        precision = nullcontext() if self.amp == "off" else torch.autocast(
-            self.device.type, dtype=AMP_DTYPES[self.amp]
-        )
-        with precision:
+        with mixed_precision(self.device.type, self.amp):
             features: NDArray[np.float32] = self._network(moved).cpu().numpy()
+        if not np.isfinite(features).all():
+            remedy = "Check the weights." if self.amp == "off" else "Use amp bf16 or off."
+            raise InputError(
+                f"The network's features hold NaN or infinity (amp {self.amp}). {remedy}"
+            )
         return features

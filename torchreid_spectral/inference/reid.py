@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torchreid_spectral.inference.extraction import extract_gallery, labels_of, 
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.inference.images import (
     batches,
+    is_path,
     is_single,
     items_of,
     read_ahead,
@@ -48,10 +50,10 @@ class SpectralReID:
         device: Such as ``cpu`` or ``cuda``; the first GPU if there is one by default.
         channels: Order of the channels of arrays: ``rgb``, or ``bgr`` as OpenCV reads.
         batch_size: Images at once.
-        amp: ``off``, ``bf16`` or ``fp16`` (GPUs only). Features differ by what the precision
-            rounds; those of one gallery and its queries should be of one.
-        workers: Threads that read images ahead; by default none on a CPU, which has other work,
-            else up to 8.
+        amp: ``off``, ``bf16`` or ``fp16`` (GPUs only): precision of the network. Features differ
+            by what it rounds.
+        workers: Threads that read image files ahead; by default none on a CPU, which has other
+            work, else up to 8.
         calibration: A :class:`Calibration` or its file; by default ``calibration.json`` beside
             the weights, if there and of these weights.
         **settings: Fields of :class:`~torchreid_spectral.inference.Settings`, above what is saved
@@ -116,12 +118,13 @@ class SpectralReID:
         Raises:
             InputError: If an image cannot be read.
         """  # noqa: DOC502
-        parts = list(batches(items_of(images), self.batch_size))
-        workers = self.workers if len(parts) > 1 or len(parts[0]) > 1 else 0
-        read = read_ahead(parts, lambda item: self._tensor(item, channels), workers)
+        items = items_of(images)
+        parts = list(batches(items, self.batch_size))
+        read = read_ahead(parts, lambda item: self._tensor(item, channels), self._threads(items))
         bar = tqdm(read, desc="features", total=len(parts), disable=None if progress else True,
                    leave=False)  # fmt: skip
-        return np.concatenate([self._extract(torch.stack(part)) for part in bar])
+        with closing(read):
+            return np.concatenate([self._extract(torch.stack(part)) for part in bar])
 
     def index(
         self,
@@ -166,6 +169,7 @@ class SpectralReID:
         """  # noqa: DOC502
         gallery = Gallery.open(folder)
         gallery.require_model(self.fingerprint)
+        self._tell_precision(gallery)
         self.gallery = gallery
         return gallery
 
@@ -194,6 +198,7 @@ class SpectralReID:
             InputError: If there is no gallery yet, or ids do not fit.
         """  # noqa: DOC502
         gallery, items = self._gallery(), items_of(images)
+        self._tell_precision(gallery)
         fresh = gallery.new_rows(items)
         if not fresh:
             return 0
@@ -347,6 +352,17 @@ class SpectralReID:
             raise InputError("There is no gallery yet: call index(images) or open(folder) first.")
         return self.gallery
 
+    def _tell_precision(self, gallery: Gallery) -> None:
+        if gallery.amp != self._extract.amp:
+            logger.warning(
+                "The gallery's features were computed with amp %s, queries and what is added are "
+                "with %s: they differ by rounding.", gallery.amp, self._extract.amp
+            )  # fmt: skip
+
+    def _threads(self, items: Sequence[Any]) -> int:
+        """Give how many threads read these: files only, and one alone needs none."""
+        return self.workers if len(items) > 1 and all(map(is_path, items)) else 0
+
     def _tensor(self, item: Any, channels: str | None) -> torch.Tensor:  # noqa: ANN401
         s = self.settings
         return to_tensor(item, s.height, s.width, s.mean, s.std, channels or self.channels)
@@ -368,7 +384,8 @@ class SpectralReID:
             read=lambda item: self._tensor(item, channels),
             forward=self._extract,
             batch_size=self.batch_size,
-            workers=self.workers,
+            workers=self._threads(items),
+            amp=self._extract.amp,
             first=first,
             progress=progress,
             model=self.fingerprint,

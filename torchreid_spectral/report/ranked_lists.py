@@ -116,7 +116,7 @@ def _draw_row(
 ) -> None:
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=13)
-    title = "plain distance" if name == "none" else name.replace("_", "\n")
+    title = "plain distance" if name == "none" else name.replace("_", "\n").replace("+", "\n+ ")
     pen.multiline_text((GAP, top + SIZE[1] // 2 - 8), title, fill=INK, font=font)
     _paste(canvas, TITLE, top, query[0], QUERY, "query")
     for rank, (path, right) in enumerate(answers, start=1):

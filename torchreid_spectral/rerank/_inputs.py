@@ -18,6 +18,8 @@ Array = Any  # numpy.ndarray or torch.Tensor: what comes in goes out
 def as_features(name: str, values: Array) -> Tensor:
     if isinstance(values, np.ndarray):  # torch takes no reversed and no read-only arrays
         values = np.require(values, requirements=["C", "W"])
+        if min(values.strides, default=0) < 0:  # one row, which counts as contiguous either way
+            values = values.copy()
     features = torch.as_tensor(values).detach()
     if features.dim() != 2 or 0 in features.shape:
         raise InputError(f"{name} must be (N, D) with N, D >= 1, got {tuple(features.shape)}.")
@@ -43,6 +45,11 @@ def as_cameras(name: str, values: Array | None, count: int) -> Tensor | None:
         raise InputError(
             f"{name} must have shape ({count},), one a row of the features, got "
             f"{tuple(cameras.shape)}."
+        )
+    if not (known := cameras.isfinite()).all():
+        raise InputError(
+            f"{name} must be finite: {int((~known).sum())} are NaN or infinite. Give images of "
+            "unknown cameras a number of their own, such as -1."
         )
     return cameras.cpu()  # where graphs are built
 

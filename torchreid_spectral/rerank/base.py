@@ -18,13 +18,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from torchreid_spectral.errors import InputError
+from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional import top_k as nearest
 from torchreid_spectral.functional.ranking import collected
 from torchreid_spectral.rerank import _store
 from torchreid_spectral.rerank._inputs import Array, as_cameras, as_features, like
 from torchreid_spectral.rerank._memory import check_memory
-from torchreid_spectral.rerank.camera_normalization import CameraNormalization
+from torchreid_spectral.rerank.camera_normalization import (
+    CAMERA_NORMALIZATIONS,
+    CameraNormalization,
+)
 from torchreid_spectral.search import Search, build_search
 
 __all__ = ["Reranker"]
@@ -42,7 +45,7 @@ class Reranker(ABC):
         chunk_size: Queries handled at once; bounds the memory and does not change the result.
         progress: Show a bar with the time left for work that takes long, on terminals only.
         camera_normalization: ``none``, ``center`` or ``standardize``: take each camera's mean (and
-            deviation) over the gallery out of the features first, see
+            deviation) over the gallery out of the features, which are scaled to unit length, see
             :class:`~torchreid_spectral.rerank.CameraNormalization`. Then cameras must be given.
 
     Raises:
@@ -72,6 +75,10 @@ class Reranker(ABC):
             )
         self.search = search
         self.metric, self.chunk_size, self.progress = metric, chunk_size, progress
+        if camera_normalization not in CAMERA_NORMALIZATIONS:
+            raise UnknownNameError(
+                "camera_normalization", camera_normalization, CAMERA_NORMALIZATIONS
+            )
         self.camera_normalization = camera_normalization
         self._normalization = (
             None if camera_normalization == "none" else CameraNormalization(camera_normalization)
@@ -98,7 +105,7 @@ class Reranker(ABC):
         cameras = as_cameras("camids", camids, len(features))
         needed = self._fit_memory(*features.shape) + self._search.index_memory(*features.shape)
         if self._normalization is not None:
-            needed += 4 * features.numel()
+            needed += 8 * features.numel()  # in unit length, and what a camera has of them
         self._check_memory("fit", needed, features.device)
         if self._normalization is not None:
             features = self._normalization.fit(features, cameras).transform(features, cameras)
@@ -110,14 +117,13 @@ class Reranker(ABC):
     def add(self, gallery: Array, camids: Array | None = None) -> Reranker:
         """Take in more gallery images; they get the indices after those there are.
 
-        What ``camera_normalization`` knows of each camera stays as it was fitted.
-
         Args:
             gallery: ``(M, D)`` features.
             camids: ``(M,)`` cameras, if and only if the gallery has them.
 
         Returns:
-            The re-ranker itself, as if fitted with all of them.
+            The re-ranker itself, as if fitted with all of them; but what ``camera_normalization``
+            knows of each camera stays as it was fitted.
 
         Raises:
             InputError: If the features do not fit the gallery, cameras are missing, or the memory
@@ -236,7 +242,8 @@ class Reranker(ABC):
         answer = 12 * num_queries * min(top_k, count)
         searched, length = self._list_size(num_queries, top_k)
         lists = 36 * searched * length  # as found, merged and sorted
-        return answer + lists + 4 * num_queries * width + self._chunk_memory(rows, count, width)
+        queries = (4 if self._normalization is None else 8) * num_queries * width
+        return answer + lists + queries + self._chunk_memory(rows, count, width)
 
     def save(self, path: str | Path) -> None:
         """Save the fitted gallery: ``path`` and the same name ending in ``.json``.
@@ -265,7 +272,10 @@ class Reranker(ABC):
             tensors["camids"] = self._camids
         if self._normalization is not None:
             tensors |= self._normalization.state()
-        about = {"reranker": self.name, "options": self.options()}
+        options = self.options()
+        if self._normalization is None:  # earlier versions do not know it
+            options.pop("camera_normalization", None)
+        about = {"reranker": self.name, "options": options}
         _store.write(Path(path), tensors, about)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -296,6 +306,11 @@ class Reranker(ABC):
 
         kind = type(self)
         return next((name for name, each in RERANKERS.items() if each is kind), kind.__name__)
+
+    @property
+    def label(self) -> str:
+        """What results call it: its name, and after a ``+`` the camera normalization if any."""
+        return self.name + ("" if self._normalization is None else f"+{self.camera_normalization}")
 
     def options(self) -> dict[str, Any]:
         """Give the options that build a re-ranker like this one, from attributes of their names.

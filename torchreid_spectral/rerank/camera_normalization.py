@@ -19,8 +19,8 @@ Term                            Here                                          Sh
     \sigma_c^2 = \lambda_c v_c + (1 - \lambda_c) v + \varepsilon \bar v_c, \qquad
     \hat f = (u - \mu_c) / \sigma_c
 
-The mix with all images' figures (not in the paper, whose cameras have many) is for cameras of few:
-one that was never seen has ``C + 1``'s, all images'. :math:`\bar v_c` is the mean over dimensions.
+Row ``C`` is for cameras that the gallery lacks: all images'. :math:`\bar v_c` is the mean over
+dimensions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ from torchreid_spectral.rerank._inputs import Array, as_cameras, as_features, li
 
 __all__ = ["CAMERA_NORMALIZATIONS", "CameraNormalization"]
 
-CAMERA_NORMALIZATIONS = ("center", "standardize")
+CAMERA_NORMALIZATIONS = ("none", "center", "standardize")
+"""What a re-ranker can be told."""
+
+_ROWS = 4096  # normalised at once
 
 
 class CameraNormalization:
@@ -42,6 +45,11 @@ class CameraNormalization:
 
     It looks at cameras, never at identities. A query is normalised by what the gallery has of its
     camera, so that its features do not depend on other queries.
+
+    Note:
+        Not in the paper: features have unit length first; a camera of few images leans on all
+        images' figures (``prior``); statistics are the gallery's alone; a zero row stays zero.
+        Tests: ``tests/rerank/test_camera_normalization.py``.
 
     Args:
         method: ``center`` (the mean alone) or ``standardize``.
@@ -63,8 +71,8 @@ class CameraNormalization:
     def __init__(
         self, method: str = "standardize", *, prior: float = 10.0, eps: float = 1e-3
     ) -> None:
-        if method not in CAMERA_NORMALIZATIONS:
-            raise UnknownNameError("camera_normalization", method, CAMERA_NORMALIZATIONS)
+        if method not in CAMERA_NORMALIZATIONS[1:]:
+            raise UnknownNameError("camera_normalization", method, CAMERA_NORMALIZATIONS[1:])
         if not (prior >= 0 and eps >= 0):
             raise InputError(f"prior and eps must be >= 0, got {prior} and {eps}.")
         self.method, self.prior, self.eps = method, prior, eps
@@ -107,7 +115,7 @@ class CameraNormalization:
             camids: ``(M,)`` cameras; one that was not fitted is treated as all images together.
 
         Returns:
-            ``(M, D)``, float32, array or tensor as the features.
+            ``(M, D)``, float32, array or tensor as the features, on their device.
 
         Raises:
             InputError: If nothing was fitted, or features or cameras are missing or do not fit.
@@ -115,21 +123,20 @@ class CameraNormalization:
         if self._fitted is None:
             raise InputError("CameraNormalization knows no features yet: call fit() first.")
         known, means, scales = self._fitted
-        units = unit_rows(as_features("features", features)).to(means.device)
-        if units.shape[1] != means.shape[1]:
+        given = as_features("features", features)
+        if given.shape[1] != means.shape[1]:
             raise InputError(
-                f"features must have the fitted width {means.shape[1]}, got {units.shape[1]}."
+                f"features must have the fitted width {means.shape[1]}, got {given.shape[1]}."
             )
-        cameras = self._cameras(camids, len(units))
-        for camera in cameras.unique():
-            found = (known == camera).nonzero()
-            place = int(found[0, 0]) if len(found) else len(known)
-            rows = (cameras == camera).to(units.device)
-            moved = units[rows] - means[place]
-            if self.method == "standardize":  # a scale of 0: nothing varies, and moved is 0
-                moved /= scales[place].masked_fill(scales[place] == 0, 1)
-            units[rows] = moved
-        return like(features, units)
+        places = _places(known, self._cameras(camids, len(given))).to(means.device)
+        units = unit_rows(given.to(means.device))
+        for some, at in zip(units.split(_ROWS), places.split(_ROWS)):  # views: in place
+            blank = ~some.any(dim=1)
+            some -= means[at]
+            if self.method == "standardize":  # a scale of 0: nothing varies in the gallery
+                some /= scales[at].masked_fill_(scales[at] == 0, 1)
+            some[blank] = 0
+        return like(features, units.to(given.device))
 
     def state(self) -> dict[str, Tensor]:
         """Give what was learned, for :meth:`restore`.
@@ -161,13 +168,21 @@ class CameraNormalization:
         cameras = as_cameras("camids", camids, count)
         if cameras is None:
             raise InputError(
-                f"camera_normalization={self.method!r} needs cameras: fit(gallery, camids) and "
-                "rank(query, camids=...)."
+                f"camera_normalization {self.method} needs the camera of each image, of gallery "
+                "and queries: give camids."
             )
         return cameras
 
 
 _STATE = ("camera_numbers", "camera_means", "camera_scales")
+
+
+def _places(known: Tensor, cameras: Tensor) -> Tensor:
+    """Find cameras among the known ones, which are sorted; the others are one past the last."""
+    kind = torch.promote_types(torch.promote_types(known.dtype, cameras.dtype), torch.int64)
+    known, cameras = known.to(kind), cameras.to(kind)
+    places = torch.searchsorted(known, cameras).clamp_(max=len(known) - 1)
+    return torch.where(known[places] == cameras, places, len(known))
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
