@@ -136,6 +136,24 @@ def test_features_that_overflow_are_refused(weights, pictures):
         reid.features(pictures[0][0])
 
 
+def test_tiny_weights_cost_no_time_on_a_cpu(weights):
+    """They change no feature, and the model and its fingerprint keep them."""
+    from torchreid_spectral.inference.weights import fingerprint
+
+    reid = SpectralReID(weights, device="cpu")
+    assert reid._extract._network.model is reid.model  # it has none: nothing is copied
+    with torch.no_grad():
+        weight = next(w for w in reid.model.parameters() if w.dim() == 4)
+        weight[0] = 1e-39
+    before = fingerprint(reid.model, reid.settings)
+    extract = Extractor(FeatureNetwork(reid.model, unit=reid.settings.normalize), CPU)
+    used = next(w for w in extract._network.parameters() if w.dim() == 4)
+    assert not used[0].any() and used[1].any() and weight[0].any()
+    assert fingerprint(reid.model, reid.settings) == before
+    np.testing.assert_array_equal(extract(torch.ones(1, 3, 64, 32)),
+                                  reid._extract(torch.ones(1, 3, 64, 32)))  # fmt: skip
+
+
 def test_the_weights_keep_their_layout_and_ones_own_networks_theirs(weights):
     class Own(torch.nn.Module):
         def __init__(self):
