@@ -1,10 +1,12 @@
 """Images a second from files to features: `SpectralReID` beside torchreid's `FeatureExtractor`.
 
-Drawn pedestrians on disk, random weights of one model for all. The contestants take turns, each
-over all images, so that what else the machine does falls on all of them.
+Drawn pedestrians on disk, and for all contestants the weights of one model, random or, with
+--weights, trained. They take turns, each over all images, so that what else the machine does falls
+on all of them.
 
 Example:
     python benchmarks/extraction.py --models osnet_x0_25 resnet50 --out extraction.json
+    python benchmarks/extraction.py --weights model.pth.tar-26 --models spectral_osnet_x0_25
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out:
         size = {"images": args.images, "height": args.height, "width": args.width}
         about = {"device": args.device, "threads": torch.get_num_threads(), "batch": BATCH} | size
+        about["weights"] = "random" if args.weights is None else "trained"
         write_json({"rows": rows} | about | provenance(), Path(args.out))
     return 0
 
@@ -65,6 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["osnet_x0_25"], help="of torchreid")
+    parser.add_argument("--weights", type=Path, help="trained ones, of the one model given")
     parser.add_argument("--images", type=int, default=512, help="files")
     parser.add_argument("--height", type=int, default=256, help="of the model's input")
     parser.add_argument("--width", type=int, default=128, help="of the model's input")
@@ -80,7 +84,7 @@ def measured(
     """Time all contestants with one model.
 
     Args:
-        model: torchreid's name.
+        model: torchreid's name; of a trained one as its weights were saved.
         paths: Of the images.
         folder: For the weights.
         args: Command line.
@@ -94,10 +98,12 @@ def measured(
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
 
-    name, size = f"spectral_{model}", {"height": args.height, "width": args.width}
-    torch.manual_seed(0)
-    weights = folder / f"{model}.pth"
-    torch.save(ts.build_model(name, 1, pretrained=False).state_dict(), weights)
+    name, weights = model, args.weights
+    if weights is None:
+        name, weights = f"spectral_{model}", folder / f"{model}.pth"
+        torch.manual_seed(0)
+        torch.save(ts.build_model(name, 1, pretrained=False).state_dict(), weights)
+    size = {"height": args.height, "width": args.width}
     theirs = _compat.load().utils.FeatureExtractor(
         name, str(weights), image_size=(args.height, args.width), device=args.device, verbose=False
     )

@@ -371,3 +371,11 @@ def test_results_are_compared_by_the_figure_that_is_asked_for():
     result = TestResult({"a": {"none": metrics}, "b": {"none": metrics}})
     assert (result.figure("mAP"), result.figure("rank-1"), float(result)) == (0.25, 0.5, 0.5)
     assert math.isnan(TestResult({}))
+
+
+def test_results_name_the_camera_normalization(build_engine):
+    shown = ["test.rerank", "True", "test.dist_metric", "cosine"]
+    assert build_engine(*shown).reranker_name == "k_reciprocal"
+    engine = build_engine(*shown, "rerank.camera_normalization", "center")
+    assert engine.reranker_name == "k_reciprocal+center"
+    assert engine.reranker.camera_normalization == "center"

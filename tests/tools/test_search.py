@@ -29,6 +29,11 @@ def test_extract_search_compare(weights, pictures, data_root, tmp_path, capsys):
     again = {path: path.stat().st_mtime_ns for path in shards}
     assert [path for path in shards if again[path] != written[path]] == [shards[1]]
 
+    assert extract.main([*given, "--amp", "bf16"]) == 0  # features of one gallery are of one
+    assert f"in {len(shards)} shards (0 kept)" in capsys.readouterr().out
+    assert extract.main(given) == 0
+    assert f"in {len(shards)} shards (0 kept)" in capsys.readouterr().out
+
     query = pictures[0][0]
     arguments = [str(weights), str(out), query, "--top-k", "3", "--device", "cpu"]
     assert search.main([*arguments, "--json", "--rerank", "local_blurring"]) == 0

@@ -88,11 +88,7 @@ def _check_names(cfg: CfgNode) -> None:
         ("model", cfg.model.name, {*_compat.model_factory(), *registry.list_models()}),
         ("loss.name", cfg.loss.name, LOSS_NAMES),
         ("re-ranker", cfg.rerank.method, RERANKERS),
-        (
-            "rerank.camera_normalization",
-            cfg.rerank.camera_normalization,
-            CAMERA_NORMALIZATIONS,
-        ),
+        ("rerank.camera_normalization", cfg.rerank.camera_normalization, CAMERA_NORMALIZATIONS),
         ("test.whitening", cfg.test.whitening, ("none", *WHITENINGS)),
         ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),
         ("data.type", cfg.data.type, ("image", "video")),

@@ -120,9 +120,7 @@ class CameraNormalization:
         Raises:
             InputError: If nothing was fitted, or features or cameras are missing or do not fit.
         """
-        if self._fitted is None:
-            raise InputError("CameraNormalization knows no features yet: call fit() first.")
-        known, means, scales = self._fitted
+        known, means, scales = self._learned()
         given = as_features("features", features)
         if given.shape[1] != means.shape[1]:
             raise InputError(
@@ -146,10 +144,8 @@ class CameraNormalization:
 
         Raises:
             InputError: If nothing was fitted.
-        """
-        if self._fitted is None:
-            raise InputError("CameraNormalization knows no features yet: call fit() first.")
-        return dict(zip(_STATE, self._fitted))
+        """  # noqa: DOC502
+        return dict(zip(_STATE, self._learned()))
 
     def restore(self, tensors: dict[str, Tensor]) -> CameraNormalization:
         """Take back what :meth:`state` gave.
@@ -163,6 +159,11 @@ class CameraNormalization:
         known, means, scales = (tensors[name] for name in _STATE)
         self._fitted = known.cpu(), means, scales
         return self
+
+    def _learned(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self._fitted is None:
+            raise InputError("CameraNormalization knows no features yet: call fit() first.")
+        return self._fitted
 
     def _cameras(self, camids: Array | None, count: int) -> Tensor:
         cameras = as_cameras("camids", camids, count)
