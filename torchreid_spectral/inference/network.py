@@ -72,8 +72,8 @@ class Extractor:
 
     Images are handed over with their channels last where the model takes that: convolutions are
     then faster. On a CPU weights below 1e-30, to which weight decay brings those of no use, are
-    taken as zero: their products are denormal numbers, which slow a trained network down and change
-    no feature. The model itself stays as it is.
+    taken as zero: their products are denormal numbers, which slow a trained network down and
+    change no feature. The model itself stays as it is.
 
     Args:
         network: What extracts; it is moved to the device.
