@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> Any:
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
     from torchreid_spectral.config import build, engines, report
-    from torchreid_spectral.config.assemble import assemble, set_backends
+    from torchreid_spectral.config.assemble import arithmetic, assemble, set_backends
     from torchreid_spectral.config.check import check_config
     from torchreid_spectral.config.resume import resume_own
     from torchreid_spectral.data.catalog import check_available
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> Any:
     check_config(cfg)
     check_available(cfg.data.root, {*cfg.data.sources, *cfg.data.targets}, cfg.data.type)
     torchreid = _compat.load()
-    with distributed.process_group(cfg.use_gpu):
+    with distributed.process_group(cfg.use_gpu), arithmetic(cfg):
         rank = distributed.rank()
         torchreid.utils.set_random_seed(cfg.train.seed)
         kind = "test" if cfg.test.evaluate else "train"

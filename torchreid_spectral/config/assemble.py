@@ -6,6 +6,7 @@ What torchreid would stop at with an assertion, or pass over, is a clear message
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,19 @@ from torchreid_spectral.data.catalog import missing_message
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional._precision import denormals_as_zero
 from torchreid_spectral.models import SpectralNet
 from torchreid_spectral.models.feature_weights import missing_weights
 
-__all__ = ["assemble", "is_own", "load_weights", "require_file", "set_backends", "to_dict"]
+__all__ = [
+    "arithmetic",
+    "assemble",
+    "is_own",
+    "load_weights",
+    "require_file",
+    "set_backends",
+    "to_dict",
+]
 
 
 
@@ -49,6 +59,21 @@ def set_backends(cfg: CfgNode) -> None:
             f"{cfg.train.deterministic}, TF32 matmul {torch.backends.cuda.matmul.allow_tf32}, "
             f"TF32 convolutions {torch.backends.cudnn.allow_tf32}"
         )
+
+
+def arithmetic(cfg: CfgNode) -> AbstractContextManager[None]:
+    """Give the context for a whole run, from before its model is built.
+
+    The engine has the same around training and tests; by then PyTorch's threads may have started
+    without it.
+
+    Args:
+        cfg: The effective config.
+
+    Returns:
+        To enter once; inside, the engine's own does nothing more.
+    """
+    return denormals_as_zero(enabled=cfg.train.flush_denormals and not cfg.use_gpu)
 
 
 def assemble(cfg: CfgNode, *, commit: str | None = None) -> Any:  # noqa: ANN401

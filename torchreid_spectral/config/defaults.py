@@ -177,6 +177,7 @@ _SPECTRAL: dict[str, Any] = {
         "keep": "mAP",
         "patience": 0,
         "graph_every": 0,
+        "flush_denormals": True,
         "sync_bn": False,
     },
     # cache none, ram or disk: of decoded and resized images; timeout: seconds to wait for a batch.

@@ -163,7 +163,7 @@ class ReportingMixin(TestMixin):
         self._take_loaders()  # the user may have given others since
         self._started = time.perf_counter()
         try:
-            with StopSignals() as self.stop:
+            with StopSignals() as self.stop, self.arithmetic():
                 if not test_only:
                     how = {"print_freq": print_freq, "fixbase_epoch": fixbase_epoch,
                            "open_layers": open_layers, "start_eval": start_eval,

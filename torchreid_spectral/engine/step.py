@@ -8,6 +8,7 @@ accumulation and several processes work for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,7 +22,11 @@ from torchreid_spectral.engine.faults import NotFinite
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.trees import leaves, map_tensors
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.functional._precision import at_least_float32, mixed_precision
+from torchreid_spectral.functional._precision import (
+    at_least_float32,
+    denormals_as_zero,
+    mixed_precision,
+)
 from torchreid_spectral.models.layout import flattening
 
 __all__ = ["StepMixin", "unwrapped"]
@@ -102,6 +107,11 @@ class StepMixin:
             distributed.share_parameters(network)
         else:
             self._parallel = DistributedDataParallel(network, find_unused_parameters=True)
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Give the context that training and tests compute in."""
+        engine: Any = self
+        return denormals_as_zero(enabled=self.options.flush_denormals and not engine.use_gpu)
 
     def _check_options(self) -> None:
         engine: Any = self

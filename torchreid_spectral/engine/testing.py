@@ -97,7 +97,7 @@ class TestMixin(LoopMixin):
             distributed.share_buffers(self.average.module)
         self._collected: dict[str, dict[str, RankingMetrics]] = {}
         self._seconds: dict[str, float] = {}
-        with self._averaged_weights():
+        with self._averaged_weights(), self.arithmetic():
             if self.whitening is not None:
                 fit_whitening(self, self.whitening, normalized=normalize_feature)
             super().test(  # type: ignore[misc]
