@@ -14,6 +14,7 @@ import torch
 import torchreid_spectral as ts
 from torchreid_spectral.config import build, engines, get_default_config, merge_options
 from torchreid_spectral.engine.chunks import chunked_backward
+from torchreid_spectral.engine.image import ImageSpectralEngine
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.progress import Progress, _follow_figure
 from torchreid_spectral.errors import InputError, RunError
@@ -379,3 +380,48 @@ def test_results_name_the_camera_normalization(build_engine):
     engine = build_engine(*shown, "rerank.camera_normalization", "center")
     assert engine.reranker_name == "k_reciprocal+center"
     assert engine.reranker.camera_normalization == "center"
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_denormals_in_training_and_tests(tiny_options, tmp_path, monkeypatch, flush):
+    seen = []
+
+    def watch(name):
+        inner = getattr(ImageSpectralEngine, name)
+
+        def watched(self, *args, **kwargs):
+            seen.append((name, bool(torch.tensor(1e-30) * 1e-10)))
+            return inner(self, *args, **kwargs)
+
+        monkeypatch.setattr(ImageSpectralEngine, name, watched)
+
+    for name in ("forward_backward", "_features"):
+        watch(name)
+    assert run(tiny_options, tmp_path, "train.max_epoch", "1",
+               "train.flush_denormals", str(flush)) == 0  # fmt: skip
+    assert {*seen} == {("forward_backward", not flush), ("_features", not flush)}
+    assert float(torch.tensor(1e-30) * 1e-10) > 0
+
+
+def test_denormals_where_a_script_calls_the_engine(build_engine):
+    with build_engine().arithmetic():
+        assert float(torch.tensor(1e-30) * 1e-10) == 0
+    engine = build_engine()
+    engine.use_gpu = True  # CUDA's kernels do not ask the processor
+    with engine.arithmetic():
+        assert float(torch.tensor(1e-30) * 1e-10) > 0
+
+
+def test_the_command_flushes_in_all_threads(python):
+    """They take the setting over when they start: the tool enters before a model is built."""
+    script = """
+import torch
+from torchreid_spectral.config import get_default_config
+from torchreid_spectral.config.assemble import arithmetic
+torch.set_num_threads(3)
+cfg = get_default_config()
+cfg.use_gpu = False
+with arithmetic(cfg):
+    print(int((torch.full((3_000_000,), 1e-30) * 1e-10).count_nonzero()))
+"""
+    assert python("-c", script).stdout.split() == ["0"]

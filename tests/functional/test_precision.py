@@ -63,3 +63,37 @@ def test_the_first_call_of_a_vector_function_is_of_one_thread(python):
     for name in ("sqrt", "exp", "log", "erf", "tanh"):
         for dtype in ("float32", "float64"):
             assert f"{name} torch.{dtype} 1'" in found
+
+
+def tiny_product():
+    return float(torch.full((3,), 1e-30).mul(1e-10).sum())
+
+
+def test_denormals_are_zero_inside_and_back_after():
+    assert tiny_product() > 0
+    with _precision.denormals_as_zero(enabled=False):
+        assert tiny_product() > 0
+    with _precision.denormals_as_zero():
+        assert tiny_product() == 0
+        with _precision.denormals_as_zero():  # what is inside ends nothing
+            pass
+        assert tiny_product() == 0
+        assert not bool(torch.tensor(1e-40) * 1e30)  # read as zero too
+        assert float(torch.tensor(1.2e-38)) > 0
+    assert tiny_product() > 0
+
+
+def test_denormals_come_back_after_an_error():
+    with pytest.raises(KeyError), _precision.denormals_as_zero():
+        raise KeyError
+    assert tiny_product() > 0
+
+
+def test_a_setting_of_the_users_own_stays():
+    torch.set_flush_denormal(True)
+    try:
+        with _precision.denormals_as_zero():
+            pass
+        assert tiny_product() == 0
+    finally:
+        torch.set_flush_denormal(False)
