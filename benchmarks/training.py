@@ -1,11 +1,12 @@
 """Whole-step images/s of torchreid's stock engine against ours, and what the spectral head costs.
 
-Each figure comes from fresh processes, the contestants in turn: same model, batch, workers, seed
-and images (drawn pedestrians). A step is everything between two steps: waiting for data, copies,
-forward, loss, backward, optimiser, logging.
+Each figure comes from fresh processes, the contestants in turn: same model, weights (random, or
+with --weights trained), batch, workers, seed and images (drawn pedestrians). A step is everything
+between two steps: waiting for data, copies, forward, loss, backward, optimiser, logging.
 
 Example:
-    python benchmarks/training.py --model osnet_x0_25 --batch 64 --height 128 --width 64
+    python benchmarks/training.py --model osnet_x0_25 --batch 64 --height 128 --width 64 \
+        --weights osnet_x0_25_msmt17.pth
     python benchmarks/training.py --model resnet50 --batch 128 --workers 8 --options \
         train.amp bf16 train.channels_last True data.cache ram data.persistent_workers True
 """
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--weights", default="", help="trained ones; random if not given")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=128)
@@ -84,7 +87,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def in_fresh_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure one contestant once."""
     command = [sys.executable, "-W", "ignore", __file__, "--one", name]
-    for option in ("model", "batch", "height", "width", "workers", "steps", "warmup"):
+    for option in ("model", "weights", "batch", "height", "width", "workers", "steps", "warmup"):
         command += [f"--{option}", str(getattr(args, option))]
     done = subprocess.run(
         [*command, "--options", *args.options], capture_output=True, text=True, check=False
@@ -100,12 +103,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
+    from torchreid_spectral.config.assemble import arithmetic
     from torchreid_spectral.engine.results import provenance
     from torchreid_spectral.rerank._memory import peak_memory
 
     ts.register()
-    engine = build(args)
-    times, waits = timed(engine, args.warmup + args.steps)
+    stock = nullcontext() if args.one == "stock" else arithmetic(config(args))
+    with stock:
+        engine = build(args)
+        times, waits = timed(engine, args.warmup + args.steps)
+        shares = profile(engine)
     cuda = torch.cuda.is_available()
     peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
     steps = times[args.warmup :]
@@ -116,7 +123,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "waiting_for_data": sum(waits[args.warmup :]) / sum(steps),
         "spread": [args.batch / max(steps), args.batch / min(steps)],
         "peak_bytes": peak,
-        "profile": profile(engine),
+        "profile": shares,
         "machine": {
             **provenance(),
             "device": device,
@@ -128,6 +135,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def config(args: argparse.Namespace) -> Any:
     """Give the config of a contestant."""
+    import torch
+
     from torchreid_spectral.config import get_default_config, merge_options
 
     cfg = get_default_config()
@@ -143,6 +152,7 @@ def config(args: argparse.Namespace) -> Any:
         "synthetic.height", "128", "synthetic.width", "64",
         *([] if args.one == "stock" else args.options),
     ])  # fmt: skip
+    cfg.use_gpu = torch.cuda.is_available()
     return cfg
 
 
@@ -157,15 +167,17 @@ def build(args: argparse.Namespace) -> Any:
     from torchreid_spectral import _compat
     from torchreid_spectral.config import build as builders
     from torchreid_spectral.config import engines
+    from torchreid_spectral.config.assemble import load_weights
     from torchreid_spectral.models.spectral_net import set_last_stride
 
     torchreid, cfg = _compat.load(), config(args)
-    cfg.use_gpu = torch.cuda.is_available()
     torch.backends.cudnn.benchmark = cfg.use_gpu
     torchreid.utils.set_random_seed(1)
     with contextlib.redirect_stdout(io.StringIO()), builders.active_defaults(cfg):
         data = builders.build_datamanager(cfg)
         model = ts.build_model(cfg.model.name, data.num_train_pids, cfg.loss.name, False)
+        if args.weights:
+            load_weights(model, args.weights)
         if args.one == "stride1":
             set_last_stride(model, 1)
         model = torch.nn.DataParallel(model, device_ids=[0]).cuda() if cfg.use_gpu else model

@@ -280,7 +280,7 @@ class _Compared:
         else:
             self._units = _units(averaging @ state)
 
-    def cosines(self, rows: Any) -> NDArray[np.floating[Any]]:  # noqa: ANN401
+    def cosines(self, rows: Any) -> NDArray[Any]:  # noqa: ANN401
         """Give the cosines ``(Q, G)`` of rows ``(Q, M)``, dense or CSR as the state."""
         if self._sparse:
             product = (scaled_rows(rows) @ self._state) @ self._averaging
