@@ -153,7 +153,8 @@ import copy, torch
 from torchreid_spectral.layers import SpectralAttention
 batches = torch.randn(6, 4, 6, generator=torch.Generator().manual_seed(0))
 plain, graphs = SpectralAttention(temperature=0.3), []
-traced = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)  # before: cut at autocast
+traced = torch.__version__.split(".")[:2] != ["2", "6"]  # which cuts a graph at autocast
+print(int(traced))
 whole = torch.compile(plain, backend="eager", fullgraph=traced)
 torch.testing.assert_close(whole(batches[0]), plain(batches[0]))
 torch._dynamo.reset()
@@ -168,5 +169,6 @@ for batch in batches:
 
 def test_a_compiled_walk_is_one_graph_and_its_memory_is_left_out(python):
     """A process without the checks of types, which cannot be traced."""
-    counts = [int(line) for line in python("-c", COMPILED).stdout.split()]
-    assert counts[-1] == counts[2] <= 5  # empty, half full, full; then nothing new
+    traced, *counts = [int(line) for line in python("-c", COMPILED).stdout.split()]
+    assert counts[-1] == counts[2]  # empty, half full, full; then nothing new
+    assert counts[2] <= (5 if traced else 16)
