@@ -46,6 +46,10 @@ SPECTRAL: dict[str, Variant] = {"spectral": (WALK, [])}
 # Stripes beside the whole map, GeM pooling, crops and erasing.
 PARTS = ("spectral.pooling", "gem", "spectral.stripes", "2",
          "data.transforms", "[random_flip,random_pad_crop,random_erase]")  # fmt: skip
+# H. Luo et al., 2019: BNNeck, triplet, label smoothing; and the parts.
+STRONG = ("loss.id", "softmax", "loss.metric", "triplet",
+          "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
+          "spectral.neck", "bnneck", "spectral.test_feature", "bottleneck", *PARTS)  # fmt: skip
 BASELINE: dict[str, Variant] = {"baseline": (PLAIN, [])}
 
 
@@ -81,10 +85,12 @@ SUITES: dict[str, dict[str, Variant]] = {
     "again": {"parts_walk": pairs("parts", *PARTS)["parts_walk"],
               "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.00075"]),
               "parts_walk_third": (WALK, [*PARTS, "train.lr", "0.00075"])},
-    # H. Luo et al., 2019: BNNeck, triplet, label smoothing; and the parts.
-    "strong": pairs("strong", "loss.id", "softmax", "loss.metric", "triplet",
-                    "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
-                    "spectral.neck", "bnneck", "spectral.test_feature", "bottleneck", *PARTS),
+    # The walk with the triplet loss on X alone, and on the feature after the BNNeck.
+    "strong": pairs("strong", *STRONG) | {
+        "strong_walk_metric_plain": (WALK, [*STRONG]),
+        "strong_walk_bottleneck": (WALK, [*STRONG, "loss.metric_on", "both",
+                                          "spectral.walked_feature", "bottleneck"]),
+    },
     # K 4, 8, 16 images an identity, 128 images and equally many steps each.
     "batches": BASELINE | SPECTRAL | pairs("images_4", "sampler.num_instances", "4")
     | pairs("images_16", "sampler.num_instances", "16"),
