@@ -427,3 +427,19 @@ with arithmetic(cfg):
     print(int((torch.full((3_000_000,), 1e-30) * 1e-10).count_nonzero()))
 """
     assert python("-c", script).stdout.split() == ["0"]
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (["spectral.temperature", "100.0"], 1),
+        (["spectral.temperature", "0.001"], 0),
+        (["spectral.temperature", "100.0", "spectral.supervision", "plain"], 0),
+    ],
+)
+def test_a_walk_that_mixes_everybody_is_told_once(tiny_options, tmp_path, caplog, options, told):
+    assert run(tiny_options, tmp_path, "train.max_epoch", "4", *options) == 0
+    warnings = [each.getMessage() for each in caplog.records if "by chance" in each.getMessage()]
+    assert len(warnings) == told
+    if told:  # of 15 others in a batch 12 are of other identities
+        assert "probability 0.80, by chance it would be 0.80" in warnings[0]

@@ -6,6 +6,7 @@ Re-identification*, ICCV 2019.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,15 @@ from torchreid_spectral.models import SpectralNet
 
 __all__ = ["ImageMetricEngine", "ImageSpectralEngine"]
 
+logger = logging.getLogger(__name__)
 _engines: Any = _compat.load().engine
+_MIXED = 0.9  # of chance: a walk that escapes as often has not found anybody
+
+
+def _chance(pids: Tensor) -> float:
+    """Give the share of pairs of a batch's images that are of two identities."""
+    counts, total = pids.unique(return_counts=True)[1], len(pids)
+    return 1 - float((counts * (counts - 1)).sum()) / (total * (total - 1))
 
 
 class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc]
@@ -64,7 +73,7 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         network = model.module if isinstance(model, nn.DataParallel) else model
         self.criterion = CombinedLoss(AMSoftmaxLoss()) if criterion is None else criterion
         self.distillation = distillation
-        self.network = self._checked(network)
+        self.network, self._told = self._checked(network), False
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.register_model("model", model, optimizer, scheduler)
 
@@ -137,6 +146,28 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         if walked:
             found["acc_walked"] = accuracy(walked[0].cosine, pids)[0]
         return found
+
+    def _note_epoch(self, losses: Any) -> None:  # noqa: ANN401
+        """Say, halfway, where the walk still mixes everybody: X' is then the batch's mean."""
+        engine: Any = self
+        if (
+            "escape" not in losses.meters
+            or 2 * (engine.epoch + 1) // engine.max_epoch != 1
+            or self.network.heads[0].supervision not in ("both", "walked")
+            or self._told
+        ):
+            return
+        self._told = True
+        escape, chance = losses.meters["escape"].avg, _chance(self.last_features[1])
+        if escape > _MIXED * chance:
+            logger.warning(
+                "A step of the walk leads to another identity with probability %.2f, by chance it "
+                "would be %.2f: X' is nearly the mean of the batch and teaches little. Lower "
+                "spectral.temperature, or walk on a feature that differs more between people "
+                "(spectral.walked_feature bottleneck).",
+                escape,
+                chance,
+            )
 
     def _checked(self, network: nn.Module) -> Any:  # noqa: ANN401
         if not isinstance(network, SpectralNet):

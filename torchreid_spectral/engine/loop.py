@@ -181,7 +181,11 @@ class LoopMixin(StepMixin):
                 scalars.write_step(engine, losses, seconds, waiting)
             self._after_step(losses)
             end = time.time()
+        self._note_epoch(losses)
         engine.update_lr()
+
+    def _note_epoch(self, losses: Any) -> None:  # noqa: ANN401
+        """Look at the means of an epoch; an engine says what for."""
 
     def _after_step(self, losses: Any) -> None:  # noqa: ANN401
         """Save where it is time to, and stop where it is asked for."""
