@@ -196,6 +196,7 @@ def pretended_gpu() -> Iterator[None]:
         with (
             mock.patch("torch.cuda._lazy_init"),
             mock.patch("torch.cuda.mem_get_info", return_value=memory),
+            torch.backends.cudnn.flags(enabled=False),
             torch.no_grad(),
             _Functions(),
             _Operators(),
