@@ -152,7 +152,7 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         engine: Any = self
         if (
             "escape" not in losses.meters
-            or 2 * (engine.epoch + 1) // engine.max_epoch != 1
+            or not engine.max_epoch <= 2 * (engine.epoch + 1) < 2 * engine.max_epoch
             or self.network.heads[0].supervision not in ("both", "walked")
             or self._told
         ):
