@@ -32,6 +32,8 @@ OPTIONS = [
     ["spectral.supervision", "plain_twice"],
     *(["model.attention", f"[{{'after': 'conv4', 'over': '{over}'{more}}}]"]
       for over, more in zip(AXES, ("", "", "", ", 'frames': 2"))),
+    ["model.attention", "[{'after': 'conv4', 'over': 'pixels', "
+                        "'similarity': 'appearance_and_position'}]"],
 ]
 
 
