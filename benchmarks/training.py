@@ -152,7 +152,7 @@ def config(args: argparse.Namespace) -> Any:
         "data.root", str(Path(tempfile.gettempdir()) / "torchreid_spectral_benchmark"),
         "synthetic.height", "128", "synthetic.width", "64",
         *([] if args.one == "stock" else args.options),
-        "train.flush_denormals", str(args.one != "denormals"),
+        *(["train.flush_denormals", "False"] if args.one == "denormals" else []),
     ])  # fmt: skip
     cfg.use_gpu = torch.cuda.is_available()
     return cfg

@@ -72,8 +72,8 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     device, on_gpu = kwargs.get("device"), bool(theirs)
     if device is not None:
         on_gpu = torch.device(device).type == "cuda"
-        kwargs = {**kwargs, "device": torch.device("cpu"), "pin_memory": False}
-        kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+        kwargs.pop("pin_memory", None)
     elif func in _INDEXING:
         on_gpu = first_on_gpu
     found = func(*tree_map(_held, args), **tree_map(_held, kwargs))

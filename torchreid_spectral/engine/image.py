@@ -17,6 +17,7 @@ from torchreid_spectral import _compat
 from torchreid_spectral.engine.base import ReportingMixin
 from torchreid_spectral.engine.distillation import Distillation
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional import escape_probability
 from torchreid_spectral.losses import AMSoftmaxLoss, ClassScores, CombinedLoss
 from torchreid_spectral.models import SpectralNet
 
@@ -25,12 +26,6 @@ __all__ = ["ImageMetricEngine", "ImageSpectralEngine"]
 logger = logging.getLogger(__name__)
 _engines: Any = _compat.load().engine
 _MIXED = 0.9  # of chance: a walk that escapes as often has not found anybody
-
-
-def _chance(pids: Tensor) -> float:
-    """Give the share of pairs of a batch's images that are of two identities."""
-    counts, total = pids.unique(return_counts=True)[1], len(pids)
-    return 1 - float((counts * (counts - 1)).sum()) / (total * (total - 1))
 
 
 class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc]
@@ -73,7 +68,7 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         network = model.module if isinstance(model, nn.DataParallel) else model
         self.criterion = CombinedLoss(AMSoftmaxLoss()) if criterion is None else criterion
         self.distillation = distillation
-        self.network, self._told = self._checked(network), False
+        self.network = self._checked(network)
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.register_model("model", model, optimizer, scheduler)
 
@@ -151,14 +146,14 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         """Say, halfway, where the walk still mixes everybody: X' is then the batch's mean."""
         engine: Any = self
         if (
-            "escape" not in losses.meters
-            or not engine.max_epoch <= 2 * (engine.epoch + 1) < 2 * engine.max_epoch
+            engine.epoch + 1 != engine.max_epoch // 2
+            or "escape" not in losses.meters
             or self.network.heads[0].supervision not in ("both", "walked")
-            or self._told
         ):
             return
-        self._told = True
-        escape, chance = losses.meters["escape"].avg, _chance(self.last_features[1])
+        pids = self.last_features[1]
+        alike = torch.full((len(pids), len(pids)), 1 / len(pids), device=pids.device)
+        escape, chance = losses.meters["escape"].avg, float(escape_probability(alike, pids))
         if escape > _MIXED * chance:
             logger.warning(
                 "A step of the walk leads to another identity with probability %.2f, by chance it "

@@ -43,7 +43,7 @@ class TrainingOptions:
         keep: Which figure of the tests makes the best checkpoint.
         patience: Tests without a better figure after which training stops; 0 for never.
         graph_every: Steps between pictures of the affinity matrix in TensorBoard; 0 for none.
-        flush_denormals: Take numbers below 1e-38 as zero on a CPU, which is much faster with
+        flush_denormals: Take numbers below 1e-38 as zero on a CPU, which is faster with
             trained weights; what is learned differs by rounding.
         sync_bn: BatchNorm over all processes.
         test_flip: Test with the mean feature of each image and its mirror image.

@@ -122,6 +122,7 @@ class Extractor:
 @torch.no_grad()
 def _without_tiny_weights(network: FeatureNetwork) -> FeatureNetwork:
     """Give a copy whose tiny weights are zero, or the network itself where it has none."""
+    # Not denormals_as_zero: PyTorch's threads may run by now, and would go on without it.
     if not any(_tiny(weight).any() for weight in network.parameters()):
         return network
     cleaned = copy.deepcopy(network)
