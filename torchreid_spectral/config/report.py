@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.config.build import build_rerank
-from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine import ReportingMixin, distributed
 from torchreid_spectral.inference import SpectralReID
 from torchreid_spectral.inference.weights import latest_weights
 from torchreid_spectral.report.history import read_history, seconds_a_step
@@ -27,7 +27,7 @@ BEFORE, EARLY = "report/batch_before.npz", "report/batch_early.npz"
 EARLY_SHARE = 10  # early: after this part of the epochs
 
 
-def start_report(cfg: CfgNode, engine: Any) -> Callable[[], Path | None]:  # noqa: ANN401
+def start_report(cfg: CfgNode, engine: ReportingMixin) -> Callable[[], Path | None]:
     """Look at the model before the training, for a report after it; never fails.
 
     Args:
@@ -62,7 +62,7 @@ def _safely(what: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401
         return None
 
 
-def _watch_batch(cfg: CfgNode, engine: Any, folder: Path) -> None:  # noqa: ANN401
+def _watch_batch(cfg: CfgNode, engine: ReportingMixin, folder: Path) -> None:
     """Keep a batch's features as they are now, and have them kept early in training."""
     early = max(1, cfg.train.max_epoch // EARLY_SHARE)
     epochs = engine.progress.epoch if hasattr(engine, "progress") else 0  # set where it goes on
@@ -79,7 +79,7 @@ def _watch_batch(cfg: CfgNode, engine: Any, folder: Path) -> None:  # noqa: ANN4
     engine.after_epoch = after_epoch
 
 
-def _keep_batch(cfg: CfgNode, engine: Any, path: Path, epoch: int) -> None:  # noqa: ANN401
+def _keep_batch(cfg: CfgNode, engine: ReportingMixin, path: Path, epoch: int) -> None:
     features, labels = _batch(cfg, engine)
 
     def write(temporary: Path) -> None:
@@ -89,7 +89,7 @@ def _keep_batch(cfg: CfgNode, engine: Any, path: Path, epoch: int) -> None:  # n
     write_whole(path, write)
 
 
-def _batch(cfg: CfgNode, engine: Any) -> tuple[Tensor, Any]:  # noqa: ANN401
+def _batch(cfg: CfgNode, engine: ReportingMixin) -> tuple[Tensor, Any]:
     rows = _shown(engine.datamanager.train_loader.dataset.train)
     size, pixels = _input(cfg)
     return batch_features(_network(engine), rows, size, pixels)
@@ -104,8 +104,8 @@ def _takes_images(cfg: CfgNode) -> bool:
     return all(block["over"] != "frames" for block in cfg.model.attention)
 
 
-def _network(engine: Any) -> torch.nn.Module:  # noqa: ANN401
-    if getattr(engine, "average", None) is not None:  # what is tested
+def _network(engine: ReportingMixin) -> torch.nn.Module:
+    if engine.average is not None:  # what is tested
         averaged: torch.nn.Module = engine.average.module
         return averaged
     model = engine._models[engine.get_model_names()[0]]
@@ -113,7 +113,7 @@ def _network(engine: Any) -> torch.nn.Module:  # noqa: ANN401
     return network
 
 
-def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN401
+def _gather(cfg: CfgNode, engine: ReportingMixin, folder: Path) -> RunReport:
     history = read_history(folder)
     size, pixels = _input(cfg)
     made = engine.provenance
@@ -148,7 +148,7 @@ def _gather(cfg: CfgNode, engine: Any, folder: Path) -> RunReport:  # noqa: ANN4
     )
 
 
-def _batches(cfg: CfgNode, engine: Any, folder: Path) -> Batch | None:  # noqa: ANN401
+def _batches(cfg: CfgNode, engine: ReportingMixin, folder: Path) -> Batch | None:
     panels = {}
     for path in (folder / BEFORE, folder / EARLY):
         if path.is_file():

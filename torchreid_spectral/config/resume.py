@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from torchreid_spectral.config.assemble import is_own, require_file, to_dict
 from torchreid_spectral.config.merging import leaves
-from torchreid_spectral.engine import distributed
+from torchreid_spectral.engine import ReportingMixin, distributed
 from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.errors import InputError
@@ -21,7 +21,7 @@ IDENTITY = ("train.seed", "data.type", "data.sources", "model.name", "loss.name"
 """Keys that one run does not change: with others it is another run."""
 
 
-def resume_own(cfg: CfgNode, engine: Any) -> None:  # noqa: ANN401
+def resume_own(cfg: CfgNode, engine: ReportingMixin) -> None:
     """Go on from this program's checkpoints: the last one, or a named one.
 
     The first process reads it for all of them: on other machines its folder may not be there.

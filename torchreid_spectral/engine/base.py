@@ -16,7 +16,6 @@ from torch import Tensor
 
 from torchreid_spectral import _compat
 from torchreid_spectral.data.images import ImageReader
-from torchreid_spectral.data.loading import EpochLoader
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.faults import StopSignals
 from torchreid_spectral.engine.loop import say
@@ -66,7 +65,6 @@ class ReportingMixin(TestMixin):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(*args, **kwargs)
-        engine: Any = self
         self.reranker, self.reranker_name, self.inductive = reranker, reranker_name, inductive
         self.whitening = whitening
         self.record = dict(record or {})
@@ -76,30 +74,8 @@ class ReportingMixin(TestMixin):
         self._reader, self.augment = reader, augment
         self._started = time.perf_counter()
         self.tested: dict[str, Any] = {}  # of the last test, for the report
-        engine.max_epoch = 0  # until run() knows it
+        self.max_epoch = 0  # until run() knows it
         self._take_loaders()
-
-    def _take_loaders(self) -> None:
-        engine: Any = self
-        engine.train_loader = self._loader(engine.train_loader)
-        engine.test_loader = {
-            name: {part: self._loader(loader) for part, loader in parts.items()}
-            for name, parts in engine.test_loader.items()
-        }
-
-    def _loader(self, loader: Any) -> EpochLoader:  # noqa: ANN401
-        if isinstance(loader, EpochLoader):
-            return loader
-        return EpochLoader(
-            loader,
-            on_error=self.options.on_error,
-            reader=self._reader,
-            persistent=self.options.persistent_workers,
-            timeout=self.options.timeout,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            first=distributed.first_object,
-        )
 
     def run(
         self,
@@ -156,10 +132,9 @@ class ReportingMixin(TestMixin):
             "use_metric_cuhk03": use_metric_cuhk03,
             "ranks": ranks,
         }
-        engine: Any = self
         self.result, self._training = None, not test_only
-        engine.start_epoch, engine.max_epoch = start_epoch, max_epoch
-        engine.epoch = max(max_epoch - 1, 0)  # what it is where nothing is left to train
+        self.start_epoch, self.max_epoch = start_epoch, max_epoch
+        self.epoch = max(max_epoch - 1, 0)  # what it is where nothing is left to train
         self._take_loaders()  # the user may have given others since
         self._started = time.perf_counter()
         try:
@@ -175,18 +150,17 @@ class ReportingMixin(TestMixin):
         finally:
             self._training = self._final_rerank = False
             self.stop = None
-            if engine.writer is not None:
-                engine.writer.close()
-                engine.writer = None
+            if self.writer is not None:
+                self.writer.close()
+                self.writer = None
         return self.result
 
     def _final_test(self, save_dir: str, tests: dict[str, Any]) -> None:
-        engine: Any = self
         if self._training:
             say("=> Final test")
         result = self.test(save_dir=save_dir, **tests)
         if self._training:
-            engine.save_model(engine.epoch, result, save_dir)
+            self.save_model(self.epoch, result, save_dir)
             if not self.progress.finished:
                 self._note_test(result)
 
@@ -203,18 +177,17 @@ class ReportingMixin(TestMixin):
             save_dir: Folder.
             is_best: Whether to copy it as the best one.
         """
-        engine: Any = self
         if distributed.rank() > 0:
             return
-        for name in engine.get_model_names():
-            scheduler = engine._scheds[name]
-            average = getattr(self, "average", None)
-            tested = unwrapped(engine._models[name]) if average is None else average.module
+        for name in self.get_model_names():
+            scheduler = self._scheds[name]
+            average = self.average
+            tested = unwrapped(self._models[name]) if average is None else average.module
             state = {
                 "state_dict": tested.state_dict(),
                 "epoch": epoch + 1,
                 "rank1": float(rank1),
-                "optimizer": engine._optims[name].state_dict(),
+                "optimizer": self._optims[name].state_dict(),
             }
             if scheduler is not None:
                 state["scheduler"] = scheduler.state_dict()

@@ -144,9 +144,9 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
 
     def _note_epoch(self, losses: Any) -> None:  # noqa: ANN401
         """Say, halfway, where the walk still mixes everybody: X' is then the batch's mean."""
-        engine: Any = self
         if (
-            engine.epoch + 1 != engine.max_epoch // 2
+            self.epoch + 1 != self.max_epoch // 2
+            or self.last_features is None
             or "escape" not in losses.meters
             or self.network.heads[0].supervision not in ("both", "walked")
         ):

@@ -10,14 +10,17 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from torchreid_spectral import _compat, _random
+from torchreid_spectral.data.images import ImageReader
+from torchreid_spectral.data.loading import EpochLoader
 from torchreid_spectral.engine import distributed, scalars
 from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder
 from torchreid_spectral.engine.faults import Interrupted, StopSignals
@@ -43,6 +46,10 @@ class LoopMixin(StepMixin):
     progress_bars = True
     stop: StopSignals | None = None
     after_epoch: Callable[[int], None] | None = None  # called with the number of epochs done
+    record: Mapping[str, Any] = {}
+    provenance: Mapping[str, Any] = {}
+    last_features: tuple[Any, Tensor] | None = None  # of the last step, and their identities
+    _reader: ImageReader | None = None
     _rng: str | None = None
     _resumed_meters: dict[str, list[float]] | None = None
 
@@ -75,13 +82,32 @@ class LoopMixin(StepMixin):
         Returns:
             That of new layers, where others learn more slowly.
         """
-        engine: Any = self
-        first = engine.get_model_names(names)[0]
-        return max(float(group["lr"]) for group in engine._optims[first].param_groups)
+        first = self.get_model_names(names)[0]
+        return max(float(group["lr"]) for group in self._optims[first].param_groups)
+
+    def _take_loaders(self) -> None:
+        self.train_loader = self._loader(self.train_loader)
+        self.test_loader = {
+            name: {part: self._loader(loader) for part, loader in parts.items()}
+            for name, parts in self.test_loader.items()
+        }
+
+    def _loader(self, loader: Any) -> EpochLoader:  # noqa: ANN401
+        if isinstance(loader, EpochLoader):
+            return loader
+        return EpochLoader(
+            loader,
+            on_error=self.options.on_error,
+            reader=self._reader,
+            persistent=self.options.persistent_workers,
+            timeout=self.options.timeout,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            first=distributed.first_object,
+        )
 
     def _fit(self, save_dir: str, start_epoch: int, tests: dict[str, Any], **how: Any) -> None:  # noqa: ANN401
         """Train from where the run stands to the last epoch, with the tests in between."""
-        engine: Any = self
         self.folder = CheckpointFolder(Path(save_dir) / FOLDER)
         self.prepare_step()
         if self._rng is None:
@@ -89,45 +115,44 @@ class LoopMixin(StepMixin):
         else:
             _random.restore(self._rng)
             self._rng = None
-        if engine.writer is None and distributed.rank() == 0:
-            steps = self.progress.epoch * len(engine.train_loader) + engine.train_loader.position
-            engine.writer = SummaryWriter(log_dir=save_dir, purge_step=steps or None)
-        if self.progress.epoch < engine.max_epoch and not len(engine.train_loader):
+        if self.writer is None and distributed.rank() == 0:
+            steps = self.progress.epoch * len(self.train_loader) + self.train_loader.position
+            self.writer = SummaryWriter(log_dir=save_dir, purge_step=steps or None)
+        if self.progress.epoch < self.max_epoch and not len(self.train_loader):
             raise InputError(
-                f"An epoch has no batch: {len(engine.train_loader.sampler)} images an epoch make "
-                f"none of train.batch_size {engine.train_loader.batch_size}. Lower it."
+                f"An epoch has no batch: {len(self.train_loader.sampler)} images an epoch make "
+                f"none of train.batch_size {self.train_loader.batch_size}. Lower it."
             )
         if how["fixbase_epoch"] and how["open_layers"] is not None:
             chosen = how["open_layers"]
             names = [chosen] if isinstance(chosen, str) else chosen
-            for network in engine._models.values():
+            for network in self._models.values():
                 check_open_layers(unwrapped(network), names)
         start_eval, eval_freq = how.pop("start_eval"), how.pop("eval_freq")
         say("=> Start training")
         if self.progress.test_due:
             self._test_epoch(save_dir, tests)
-        while self.progress.epoch < engine.max_epoch and not self.progress.finished:
-            engine.epoch = self.progress.epoch
+        while self.progress.epoch < self.max_epoch and not self.progress.finished:
+            self.epoch = self.progress.epoch
             self.train(**how)
-            done = engine.epoch + 1
+            done = self.epoch + 1
             self.progress.epoch = done
-            engine.train_loader.finish()
+            self.train_loader.finish()
             self.progress.test_due = (
                 done >= start_eval and eval_freq > 0 and done % eval_freq == 0
-                and done != engine.max_epoch
+                and done != self.max_epoch
             )  # fmt: skip
             self._save()
             if self.after_epoch is not None:
                 self.after_epoch(done)
             if self.progress.test_due:
                 self._test_epoch(save_dir, tests)
-        engine.epoch = max(self.progress.epoch - 1, 0)  # also where nothing was left to train
+        self.epoch = max(self.progress.epoch - 1, 0)  # also where nothing was left to train
 
     def _test_epoch(self, save_dir: str, tests: dict[str, Any]) -> None:
-        engine: Any = self
-        engine.epoch = self.progress.epoch - 1
-        result = engine.test(save_dir=save_dir, **tests)
-        engine.save_model(engine.epoch, result, save_dir)
+        self.epoch = self.progress.epoch - 1
+        result = self.test(save_dir=save_dir, **tests)
+        self.save_model(self.epoch, result, save_dir)
         self.progress.test_due = False
         self._note_test(result)
 
@@ -154,45 +179,43 @@ class LoopMixin(StepMixin):
             fixbase_epoch: Epochs in which only ``open_layers`` are trained.
             open_layers: Their names.
         """
-        engine: Any = self
         self.prepare_step()
-        engine.set_model_mode("train")
-        engine.two_stepped_transfer_learning(engine.epoch, fixbase_epoch, open_layers)
-        utils, loader = _compat.load().utils, engine.train_loader
-        engine.num_batches = len(loader)
+        self.set_model_mode("train")
+        self.two_stepped_transfer_learning(self.epoch, fixbase_epoch, open_layers)
+        utils, loader = _compat.load().utils, self.train_loader
+        self.num_batches = len(loader)
         losses, seconds, waiting = utils.MetricMeter(), utils.AverageMeter(), utils.AverageMeter()
         for name, values in (self._resumed_meters or {}).items():
             meter = losses.meters[name]
             meter.val, meter.sum, meter.count = values
             meter.avg = meter.sum / meter.count
         self._resumed_meters = None
-        title = f"epoch {engine.epoch + 1}/{engine.max_epoch}"
+        title = f"epoch {self.epoch + 1}/{self.max_epoch}"
         end = time.time()
         for data in Bar(loader, title, shown=self.progress_bars):
-            engine.batch_idx = loader.position - 1
+            self.batch_idx = loader.position - 1
             waiting.update(time.time() - end)
             found = self.forward_backward(data)
             # a step that was passed over must not turn the mean of the epoch into nan
             losses.update({name: each for name, each in found.items() if math.isfinite(each)})
             seconds.update(time.time() - end)
             if loader.position % print_freq == 0:
-                say(_line(engine, losses, seconds, waiting))
-            if engine.writer is not None:
-                scalars.write_step(engine, losses, seconds, waiting)
+                say(_line(self, losses, seconds, waiting))
+            if self.writer is not None:
+                scalars.write_step(self.writer, self, losses, seconds, waiting)
             self._after_step(losses)
             end = time.time()
         self._note_epoch(losses)
-        engine.update_lr()
+        self.update_lr()
 
     def _note_epoch(self, losses: Any) -> None:  # noqa: ANN401
         """Look at the means of an epoch; an engine says what for."""
 
     def _after_step(self, losses: Any) -> None:  # noqa: ANN401
         """Save where it is time to, and stop where it is asked for."""
-        engine: Any = self
         signum = 0 if self.stop is None else self.stop.received
         (asked,) = distributed.agree(signum)
-        every, position = self.options.checkpoint_every, engine.train_loader.position
+        every, position = self.options.checkpoint_every, self.train_loader.position
         if asked or (every and position % every == 0):
             self._save(losses)
         if asked:
@@ -236,7 +259,7 @@ class Bar:
         yield from tqdm(self.loader, desc=self.title, disable=hidden, leave=False, **how)
 
 
-def _line(engine: Any, losses: Any, seconds: Any, waiting: Any) -> str:  # noqa: ANN401
+def _line(engine: LoopMixin, losses: Any, seconds: Any, waiting: Any) -> str:  # noqa: ANN401
     """Write torchreid's line of a step, and images a second."""
     done = engine.batch_idx + 1
     left = engine.num_batches - done

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,10 +14,13 @@ from torch import Tensor
 from torchreid_spectral import _compat
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
-from torchreid_spectral.engine.results import PLAIN, write_json
+from torchreid_spectral.engine.results import PLAIN, TestResult, write_json
 from torchreid_spectral.evaluation import RankingMetrics
 from torchreid_spectral.report.ranked_lists import draw_ranked_lists, folders_of_pictures
 from torchreid_spectral.rerank import Reranker
+
+if TYPE_CHECKING:  # they import this module
+    from torchreid_spectral.engine.testing import TestMixin
 
 __all__ = ["Answers", "draw", "junk_of", "log_metrics", "save_metrics", "tell_skipped"]
 
@@ -45,7 +48,7 @@ class Answers(NamedTuple):
         return {"camids": cameras, "inductive": self.inductive}
 
 
-def draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None:  # noqa: ANN401
+def draw(engine: TestMixin, answers: Answers, folder: str, visrank_topk: int) -> None:
     """Draw ranked lists, torchreid's and ours, as far as they are asked for; never fails.
 
     Args:
@@ -61,7 +64,7 @@ def draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None:
                        type(error).__name__, error)  # fmt: skip
 
 
-def _draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None:  # noqa: ANN401
+def _draw(engine: TestMixin, answers: Answers, folder: str, visrank_topk: int) -> None:
     dataset, images, views, query, _ = answers
     if visrank_topk:
         distances = views[list(views)[-1]].distance_matrix(query, **answers.asked).numpy()
@@ -82,15 +85,18 @@ def _draw(engine: Any, answers: Answers, folder: str, visrank_topk: int) -> None
         logger.info("Ranked lists drawn to %s", path)
 
 
-def save_metrics(engine: Any, folder: str, ranks: Sequence[int]) -> None:  # noqa: ANN401
-    """Write ``metrics.json``: the engine's result with what it was made by.
+def save_metrics(
+    engine: TestMixin, result: TestResult, folder: str, ranks: Sequence[int]
+) -> None:
+    """Write ``metrics.json``: a result with what it was made by.
 
     Args:
         engine: After its test.
+        result: Of the test.
         folder: To write to.
         ranks: Of the CMC curve.
     """
-    training, result = engine._training, engine.result
+    training = engine._training
     metrics = {
         "metrics": result.as_dict(ranks),
         "weights_sha256": engine.tested_weights,
@@ -114,7 +120,7 @@ def log_metrics(
     say("\n".join(lines))  # not logged: figures are shown whatever the user logs
 
 
-def tell_skipped(engine: Any) -> None:  # noqa: ANN401
+def tell_skipped(engine: TestMixin) -> None:
     """Say which images and how many steps were passed over so far, in all processes."""
     loaders = [part for parts in engine.test_loader.values() for part in parts.values()]
     skipped: dict[str, int] = {}

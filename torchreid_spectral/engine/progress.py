@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,6 +14,9 @@ from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.checkpoints import Checkpoint
 from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.errors import InputError, first_line
+
+if TYPE_CHECKING:  # they import this module
+    from torchreid_spectral.engine.loop import LoopMixin
 
 __all__ = ["Progress", "apply", "apply_weights", "figure_name", "snapshot"]
 
@@ -68,7 +71,7 @@ class Progress:
         return better
 
 
-def snapshot(engine: Any, meters: Mapping[str, list[float]]) -> Checkpoint:  # noqa: ANN401
+def snapshot(engine: LoopMixin, meters: Mapping[str, list[float]]) -> Checkpoint:
     """Collect the state of a run, of all processes.
 
     Args:
@@ -103,7 +106,7 @@ def snapshot(engine: Any, meters: Mapping[str, list[float]]) -> Checkpoint:  # n
     return Checkpoint(weights, averaged, state)
 
 
-def apply(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
+def apply(engine: LoopMixin, checkpoint: Checkpoint) -> str:
     """Put a run where a checkpoint was taken; the random generators are left to the caller.
 
     Args:
@@ -131,7 +134,7 @@ def apply(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
         ) from error
 
 
-def apply_weights(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
+def apply_weights(engine: LoopMixin, checkpoint: Checkpoint) -> None:
     """Load the weights of a checkpoint and their average, for a test.
 
     Args:
@@ -154,14 +157,14 @@ def apply_weights(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
         ) from error
 
 
-def _load_weights(engine: Any, name: str, checkpoint: Checkpoint) -> None:  # noqa: ANN401
+def _load_weights(engine: LoopMixin, name: str, checkpoint: Checkpoint) -> None:
     prefix = f"{name}:" if len(engine._models) > 1 else ""
     weights = {key.removeprefix(prefix): value for key, value in checkpoint.weights.items()
                if key.startswith(prefix)}  # fmt: skip
     unwrapped(engine._models[name]).load_state_dict(weights)
 
 
-def _take_average(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
+def _take_average(engine: LoopMixin, checkpoint: Checkpoint) -> None:
     if engine.average is not None and checkpoint.averaged:
         engine.average.module.load_state_dict(checkpoint.averaged)
         engine.average.n_averaged.fill_(checkpoint.state["averages"])
@@ -170,7 +173,7 @@ def _take_average(engine: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
         engine.average.module.load_state_dict(trained.state_dict())
 
 
-def _apply_model(engine: Any, name: str, checkpoint: Checkpoint) -> None:  # noqa: ANN401
+def _apply_model(engine: LoopMixin, name: str, checkpoint: Checkpoint) -> None:
     """Load a model, its optimiser and its schedule."""
     _load_weights(engine, name, checkpoint)
     parts = checkpoint.state["models"][name]
@@ -210,7 +213,7 @@ def _keep_rates(optimizer: Any, scheduler: Any, parts: Mapping[str, Any]) -> Non
     optimizer.load_state_dict({**saved, "param_groups": groups})
 
 
-def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
+def _apply_rest(engine: LoopMixin, checkpoint: Checkpoint) -> str:
     """Load losses, scaler, average and position; give the states of the random generators."""
     state = checkpoint.state
     for name, module in _losses(engine):
@@ -235,7 +238,7 @@ def _apply_rest(engine: Any, checkpoint: Checkpoint) -> str:  # noqa: ANN401
     return rng
 
 
-def _follow_figure(engine: Any) -> None:  # noqa: ANN401
+def _follow_figure(engine: LoopMixin) -> None:
     """Forget the best test where it is of another figure, or of other data, than the next."""
     progress, asked = engine.progress, figure_name(engine)
     if progress.figure not in ("", asked):
@@ -244,7 +247,7 @@ def _follow_figure(engine: Any) -> None:  # noqa: ANN401
     progress.figure = asked
 
 
-def figure_name(engine: Any) -> str:  # noqa: ANN401
+def figure_name(engine: LoopMixin) -> str:
     """Say what the tests of a run are compared by.
 
     Args:
@@ -261,7 +264,7 @@ def _union(parts: list[dict[str, int]]) -> dict[str, int]:
     return {name: max(part.get(name, 0) for part in parts) for name in names}
 
 
-def _parts(engine: Any, name: str) -> dict[str, Any]:  # noqa: ANN401
+def _parts(engine: LoopMixin, name: str) -> dict[str, Any]:
     scheduler = engine._scheds[name]
     return {
         "kinds": _kinds(engine, name),
@@ -270,11 +273,11 @@ def _parts(engine: Any, name: str) -> dict[str, Any]:  # noqa: ANN401
     }
 
 
-def _kinds(engine: Any, name: str) -> list[str]:  # noqa: ANN401
+def _kinds(engine: LoopMixin, name: str) -> list[str]:
     return [type(part).__name__ for part in (engine._optims[name], engine._scheds[name])]
 
 
-def _losses(engine: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401
+def _losses(engine: LoopMixin) -> Iterator[tuple[str, nn.Module]]:
     """Find the losses of an engine: some have weights or centres of their own."""
     models = {id(unwrapped(model)) for model in engine._models.values()}
     for name, value in vars(engine).items():

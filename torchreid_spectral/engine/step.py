@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.chunks import chunked_backward
 from torchreid_spectral.engine.faults import NotFinite
+from torchreid_spectral.engine.host import TorchreidEngine
 from torchreid_spectral.engine.options import TrainingOptions
 from torchreid_spectral.engine.trees import leaves, map_tensors
 from torchreid_spectral.errors import InputError
@@ -32,7 +33,7 @@ from torchreid_spectral.models.layout import flattening
 __all__ = ["StepMixin", "unwrapped"]
 
 
-class StepMixin:
+class StepMixin(TorchreidEngine):
     """Goes before a torchreid engine and gives it ``forward_backward``.
 
     An engine overrides :meth:`compute_losses`, and :meth:`forward` where its losses need more
@@ -54,8 +55,7 @@ class StepMixin:
         Returns:
             The model's outputs in training.
         """
-        engine: Any = self
-        return (self._parallel or engine.model)(images)
+        return (self._parallel or self.model)(images)
 
     def compute_losses(
         self,
@@ -82,13 +82,12 @@ class StepMixin:
         Raises:
             InputError: If options do not go together.
         """
-        engine: Any = self
         if hasattr(self, "scaler"):
             return
         self._check_options()
-        options, network = self.options, unwrapped(engine.model)
+        options, network = self.options, unwrapped(self.model)
         self.guard = NotFinite(options.on_nan)
-        device = "cuda" if engine.use_gpu else "cpu"
+        device = "cuda" if self.use_gpu else "cpu"
         self.scaler = torch.amp.GradScaler(device, enabled=options.amp == "fp16")
         if options.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -110,29 +109,26 @@ class StepMixin:
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Give the context that training and tests compute in."""
-        engine: Any = self
-        return denormals_as_zero(enabled=self.options.flush_denormals and not engine.use_gpu)
+        return denormals_as_zero(enabled=self.options.flush_denormals and not self.use_gpu)
 
     def _check_options(self) -> None:
-        engine: Any = self
         options = self.options
         if options.chunk_size and getattr(self, "distillation", None) is not None:
             raise InputError(
                 "train.chunk_size does not go together with a teacher: its features are of the "
                 "whole batch. Set train.chunk_size 0."
             )
-        if options.sync_bn and not engine.use_gpu:
+        if options.sync_bn and not self.use_gpu:
             raise InputError("train.sync_bn needs a GPU: PyTorch has no SyncBatchNorm for CPUs.")
-        _check_layout(unwrapped(engine.model), options)
+        _check_layout(unwrapped(self.model), options)
         self._check_precision()
 
     def _check_precision(self) -> None:
         """Refuse what would be computed otherwise than asked, or not at all."""
-        engine: Any = self
         options = self.options
-        if options.amp == "fp16" and not engine.use_gpu:
+        if options.amp == "fp16" and not self.use_gpu:
             raise InputError("train.amp fp16 needs a GPU; on a CPU use bf16 or off.")
-        copies = len(getattr(engine.model, "device_ids", ()))
+        copies = len(getattr(self.model, "device_ids", ()))
         for key, forbidden in (("amp bf16", options.amp == "bf16"), ("compile", options.compile)):
             if copies > 1 and forbidden:  # its threads fall back to fp16, and to the first GPU
                 raise InputError(
@@ -149,30 +145,28 @@ class StepMixin:
         Returns:
             The scalars of :meth:`compute_losses`.
         """
-        engine: Any = self
         self.prepare_step()
-        images, targets = engine.parse_data_for_train(data)
-        if engine.use_gpu:
+        images, targets = self.parse_data_for_train(data)
+        if self.use_gpu:
             images, targets = images.cuda(non_blocking=True), targets.cuda(non_blocking=True)
         if self.augment is not None:
             images = self.augment(images)
         if self.options.channels_last:
             images = _channels_last(images)
         if self.options.on_nan == "skip":  # BatchNorm has seen the batch before the loss is known
-            self._before = _without_parameters(unwrapped(engine.model))
-        engine.optimizer.zero_grad()
+            self._before = _without_parameters(unwrapped(self.model))
+        self.optimizer.zero_grad()
         loss, parts = self._backward(images, distributed.gather(targets))
         return self._update(loss, parts, data)
 
     def _backward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss and add its gradients."""
-        engine: Any = self
         logged: dict[str, Tensor] = {}
 
         def whole_loss(outputs: Any) -> Tensor:  # noqa: ANN401
             outputs = map_tensors(at_least_float32, outputs)
             outputs = map_tensors(distributed.gather, outputs)
-            for head in getattr(unwrapped(engine.model), "heads", ()):  # for what is logged
+            for head in getattr(unwrapped(self.model), "heads", ()):  # for what is logged
                 head.seen = distributed.gather(head.seen)
             with self._autocast(enabled=False):
                 loss, parts = self.compute_losses(outputs, targets)
@@ -182,16 +176,16 @@ class StepMixin:
             return loss
 
         if self.options.chunk_size:
-            distributed.share_buffers(unwrapped(engine.model))  # as DistributedDataParallel does
+            distributed.share_buffers(unwrapped(self.model))  # as DistributedDataParallel does
             with self._autocast():
                 loss = chunked_backward(
-                    unwrapped(engine.model),
+                    unwrapped(self.model),
                     images,
                     whole_loss,
                     chunk_size=self.options.chunk_size,
                     scale=self.scaler.scale,
                 )
-            distributed.average_gradients(unwrapped(engine.model))
+            distributed.average_gradients(unwrapped(self.model))
         else:
             with self._autocast():
                 outputs = self.forward(images)
@@ -203,10 +197,9 @@ class StepMixin:
         self, loss: Tensor, parts: dict[str, Tensor], data: dict[str, Any]
     ) -> dict[str, float]:
         """Take the optimiser's step if all is finite; the device is waited for once."""
-        engine: Any = self
-        network = unwrapped(engine.model)
+        network = unwrapped(self.model)
         if self.scaler.is_enabled():
-            self.scaler.unscale_(engine.optimizer)
+            self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         scalars = torch.stack([_scalar(value, loss) for value in (loss, norm, *parts.values())])
@@ -221,7 +214,7 @@ class StepMixin:
                 nn.utils.clip_grads_with_norm_(
                     network.parameters(), self.options.clip_norm, norm
                 )
-            self.scaler.step(engine.optimizer)
+            self.scaler.step(self.optimizer)
             if self.average is not None:
                 self.average.update_parameters(network)
         else:
@@ -230,8 +223,7 @@ class StepMixin:
         return dict(zip(parts, shown))
 
     def _autocast(self, enabled: bool = True) -> Any:  # noqa: ANN401
-        engine: Any = self
-        device = "cuda" if engine.use_gpu else "cpu"
+        device = "cuda" if self.use_gpu else "cpu"
         return mixed_precision(device, self.options.amp, enabled=enabled)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchreid_spectral import _compat
 from torchreid_spectral.engine.base import ReportingMixin
+from torchreid_spectral.engine.host import TorchreidEngine
 from torchreid_spectral.layers import FramePooling
 
 __all__ = [
@@ -23,6 +24,8 @@ _engines: Any = _compat.load().engine
 class _SoftmaxLosses(ReportingMixin):
     """torchreid's softmax loss as the step wants it."""
 
+    criterion: nn.Module
+
     def compute_losses(
         self,
         outputs: Any,  # noqa: ANN401
@@ -37,14 +40,18 @@ class _SoftmaxLosses(ReportingMixin):
         Returns:
             The loss, and what is logged.
         """
-        engine: Any = self
-        loss = engine.compute_loss(engine.criterion, outputs, targets)
+        loss = self.compute_loss(self.criterion, outputs, targets)
         accuracy = _compat.load().metrics.accuracy(outputs, targets)[0]
         return loss, {"loss": loss, "acc": accuracy}
 
 
 class _TripletLosses(ReportingMixin):
     """torchreid's triplet and softmax losses as the step wants them."""
+
+    weight_t: float
+    weight_x: float
+    criterion_t: nn.Module
+    criterion_x: nn.Module
 
     def compute_losses(
         self,
@@ -60,21 +67,20 @@ class _TripletLosses(ReportingMixin):
         Returns:
             The loss, and what is logged.
         """
-        engine: Any = self
         logits, features = outputs
         loss: Any = 0
         parts = {}
-        if engine.weight_t > 0:
-            parts["loss_t"] = engine.compute_loss(engine.criterion_t, features, targets)
-            loss = loss + engine.weight_t * parts["loss_t"]
-        if engine.weight_x > 0:
-            parts["loss_x"] = engine.compute_loss(engine.criterion_x, logits, targets)
-            loss = loss + engine.weight_x * parts["loss_x"]
+        if self.weight_t > 0:
+            parts["loss_t"] = self.compute_loss(self.criterion_t, features, targets)
+            loss = loss + self.weight_t * parts["loss_t"]
+        if self.weight_x > 0:
+            parts["loss_x"] = self.compute_loss(self.criterion_x, logits, targets)
+            loss = loss + self.weight_x * parts["loss_x"]
             parts["acc"] = _compat.load().metrics.accuracy(logits, targets)[0]
         return loss, parts
 
 
-class _TrackletPooling:
+class _TrackletPooling(TorchreidEngine):
     """Goes before a video engine of torchreid: frames may be pooled by attention in the test.
 
     Args:
@@ -103,8 +109,7 @@ class _TrackletPooling:
         Returns:
             ``(B, D)``.
         """
-        engine: Any = self
-        frames: Tensor = engine.model(input.flatten(0, 1))
+        frames: Tensor = self.model(input.flatten(0, 1))
         return self.pooling(frames.unflatten(0, input.shape[:2]))
 
 

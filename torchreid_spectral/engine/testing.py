@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,7 +49,6 @@ class TestMixin(LoopMixin):
     reranker_name = "reranked"
     inductive = False
     picture_queries = 0
-    record: Mapping[str, Any] = {}
     result: TestResult | None = None
     _final_rerank = _training = False
     _started = 0.0
@@ -85,14 +84,13 @@ class TestMixin(LoopMixin):
         Raises:
             UnknownNameError: If there is no such distance.
         """
-        engine: Any = self
         if dist_metric not in METRIC_NAMES:
             raise UnknownNameError("dist_metric", dist_metric, METRIC_NAMES)
-        engine._take_loaders()
+        self._take_loaders()
         if self._training:  # whatever fails in the test, the trained weights are safe
-            engine.save_model(engine.epoch, float("nan"), save_dir)
+            self.save_model(self.epoch, float("nan"), save_dir)
         self._check_precision()
-        distributed.share_buffers(unwrapped(engine.model))  # of its own images each process has
+        distributed.share_buffers(unwrapped(self.model))  # of its own images each process has
         if self.average is not None:  # not the average's counter, which stays on the CPU
             distributed.share_buffers(self.average.module)
         self._collected: dict[str, dict[str, RankingMetrics]] = {}
@@ -100,32 +98,31 @@ class TestMixin(LoopMixin):
         with self._averaged_weights(), self.arithmetic():
             if self.whitening is not None:
                 fit_whitening(self, self.whitening, normalized=normalize_feature)
-            super().test(  # type: ignore[misc]
+            super().test(
                 dist_metric=dist_metric, normalize_feature=normalize_feature, visrank=visrank,
                 visrank_topk=visrank_topk, save_dir=save_dir, use_metric_cuhk03=use_metric_cuhk03,
                 ranks=ranks, rerank=rerank or self._final_rerank,
             )  # fmt: skip
-            self.tested_weights = feature_digest(unwrapped(engine.model))
+            self.tested_weights = feature_digest(unwrapped(self.model))
         self.result = TestResult(*distributed.first_object((self._collected, self._seconds)))
         outcome.tell_skipped(self)
         if save_dir and distributed.rank() == 0:
-            outcome.save_metrics(self, save_dir, ranks)
+            outcome.save_metrics(self, self.result, save_dir, ranks)
         return self.result
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:
         """Let the moving average of the weights be the model inside the block, if there is one."""
-        engine: Any = self
         if self.average is None or not int(self.average.n_averaged):
             yield
             return
-        name = engine.get_model_names()[0]
-        trained = engine.model
-        engine.model = engine._models[name] = self.average.module
+        name = self.get_model_names()[0]
+        trained = self.model
+        self.model = self._models[name] = self.average.module
         try:
             yield
         finally:
-            engine.model = engine._models[name] = trained
+            self.model = self._models[name] = trained
 
     @torch.no_grad()
     def _evaluate(
@@ -194,15 +191,14 @@ class TestMixin(LoopMixin):
 
     def _extract(self, loader: Any, title: str) -> list[Any]:  # noqa: ANN401
         """Give features (N, D), identities, cameras and places (N,) of a loader."""
-        engine: Any = self
         rows: list[list[Any]] = []  # each process takes its share of the images
         bar = Bar(loader, title, shown=self.progress_bars)
         for batch, images in copied_ahead(
-            bar, lambda batch: engine.parse_data_for_eval(batch)[0], use_gpu=engine.use_gpu
+            bar, lambda batch: self.parse_data_for_eval(batch)[0], use_gpu=self.use_gpu
         ):
             if self.stop is not None and self.stop.received:
                 self._interrupted(self.stop.received)
-            _, pids, camids = engine.parse_data_for_eval(batch)
+            _, pids, camids = self.parse_data_for_eval(batch)
             rows.append([fetched_later(self._features(images)), np.asarray(pids),
                          np.asarray(camids), np.asarray(batch["index"])])  # fmt: skip
             if len(rows) > 1:  # fetched only when the next batch is under way
@@ -214,11 +210,10 @@ class TestMixin(LoopMixin):
 
     def _features(self, images: Tensor) -> Tensor:
         """Compute test features in float32, of the images or as the mean with their mirrors."""
-        engine: Any = self
         with self._autocast():
-            features = engine.extract_features(images).float()
+            features = self.extract_features(images).float()
             if self.options.test_flip:
-                features = (features + engine.extract_features(images.flip(-1)).float()) / 2
+                features = (features + self.extract_features(images.flip(-1)).float()) / 2
         return features
 
 

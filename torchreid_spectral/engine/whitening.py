@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import normalize
@@ -13,13 +13,16 @@ from torch.utils.data import DataLoader
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import Whitening
 
+if TYPE_CHECKING:  # they import this module
+    from torchreid_spectral.engine.testing import TestMixin
+
 __all__ = ["fit_whitening", "training_loader"]
 
 logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def fit_whitening(engine: Any, whitening: Whitening, *, normalized: bool) -> None:  # noqa: ANN401
+def fit_whitening(engine: TestMixin, whitening: Whitening, *, normalized: bool) -> None:
     """Fit on the features of the training images, transformed as test images are.
 
     Random numbers are left as they were, so that a run trains alike with and without it.
@@ -42,7 +45,7 @@ def fit_whitening(engine: Any, whitening: Whitening, *, normalized: bool) -> Non
     logger.info("Whitening (%s) fitted on %d training features", whitening.method, len(features))
 
 
-def training_loader(engine: Any) -> Any:  # noqa: ANN401
+def training_loader(engine: TestMixin) -> Any:  # noqa: ANN401
     """Give the training set with the test's transform, in its order and to its end.
 
     Args:
