@@ -85,11 +85,12 @@ SUITES: dict[str, dict[str, Variant]] = {
     "again": {"parts_walk": pairs("parts", *PARTS)["parts_walk"],
               "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.00075"]),
               "parts_walk_third": (WALK, [*PARTS, "train.lr", "0.00075"])},
-    # The walk with the triplet loss on X alone, and on the feature after the BNNeck.
+    # The walk with the triplet loss on X alone, on the feature after the BNNeck, and both.
     "strong": pairs("strong", *STRONG) | {
         "strong_walk_metric_plain": (WALK, [*STRONG]),
         "strong_walk_bottleneck": (WALK, [*STRONG, "loss.metric_on", "both",
                                           "spectral.walked_feature", "bottleneck"]),
+        "strong_walk_bottleneck_plain": (WALK, [*STRONG, "spectral.walked_feature", "bottleneck"]),
     },
     # K 4, 8, 16 images an identity, 128 images and equally many steps each.
     "batches": BASELINE | SPECTRAL | pairs("images_4", "sampler.num_instances", "4")
