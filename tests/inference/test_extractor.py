@@ -10,6 +10,7 @@ from PIL import Image
 from tests.models.test_spectral_net import backbone_names, build, images
 from torchreid_spectral import SpectralReID
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.inference.calibration import Calibration
 from torchreid_spectral.inference.images import read_ahead
 from torchreid_spectral.inference.network import Extractor, FeatureNetwork
 
@@ -125,7 +126,24 @@ def test_a_gallery_remembers_its_precision(weights, pictures, tmp_path, caplog):
     assert "they differ by rounding" not in caplog.text
     exact = SpectralReID(weights, device="cpu")
     assert exact.open(tmp_path).amp == "bf16"
-    assert "computed with amp bf16, queries and what is added are with off" in caplog.text
+    assert "gallery's features were computed with amp bf16, images are now with off" in caplog.text
+
+
+def test_a_calibration_remembers_its_precision(weights, pictures, tmp_path, caplog):
+    paths, ids, _ = zip(*pictures)
+    half = SpectralReID(weights, device="cpu", amp="bf16")
+    known = half.calibrate(list(paths), ids, false_match_rate=0.5)
+    assert known.amp == "bf16"
+    known.save(tmp_path / "known.json")
+    SpectralReID(weights, device="cpu", amp="bf16", calibration=tmp_path / "known.json")
+    assert "differ by rounding" not in caplog.text
+    exact = SpectralReID(weights, device="cpu", calibration=tmp_path / "known.json")
+    assert "calibration's features were computed with amp bf16" in caplog.text
+    gallery = half.index(list(paths), ids, progress=False)
+    assert exact.calibrate(gallery, false_match_rate=0.5).amp == "bf16"
+    caplog.clear()
+    SpectralReID(weights, device="cpu", calibration=Calibration(0.5, 0, 1, 0.1, 1, 10))
+    assert "differ by rounding" not in caplog.text  # an earlier file: not known
 
 
 def test_features_that_overflow_are_refused(weights, pictures):

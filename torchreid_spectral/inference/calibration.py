@@ -47,6 +47,7 @@ class Calibration:
         different_pairs: Pairs of different people.
         metric: Distance it holds for.
         model: Fingerprint of the weights it holds for; empty where not known.
+        amp: Precision that the features were computed in; empty where not known.
     """
 
     threshold: float
@@ -57,6 +58,7 @@ class Calibration:
     different_pairs: int
     metric: str = "cosine"
     model: str = ""
+    amp: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON.
@@ -200,6 +202,7 @@ def calibrate(
     false_match_rate: float = 0.001,
     metric: str = "cosine",
     model: str = "",
+    amp: str = "",
 ) -> Calibration:
     """Find the threshold with a wanted false-match rate.
 
@@ -211,6 +214,7 @@ def calibrate(
         false_match_rate: r, in (0, 1).
         metric: A name of ``functional.distance.METRICS``.
         model: Fingerprint of the weights.
+        amp: Precision that the features were computed in, if known.
 
     Returns:
         The threshold and the rates measured with it.
@@ -248,4 +252,5 @@ def calibrate(
         len(different),
         metric,
         model,
+        amp,
     )

@@ -97,6 +97,8 @@ class SpectralReID:
                 calibration = Calibration.open(calibration)
             calibration.require_model(*known)
             self.calibration = calibration
+        if self.calibration is not None and self.calibration.amp:
+            self._tell_precision("calibration's", self.calibration.amp)
 
     def features(
         self,
@@ -169,7 +171,7 @@ class SpectralReID:
         """  # noqa: DOC502
         gallery = Gallery.open(folder)
         gallery.require_model(self.fingerprint)
-        self._tell_precision(gallery)
+        self._tell_precision("gallery's", gallery.amp)
         self.gallery = gallery
         return gallery
 
@@ -198,7 +200,7 @@ class SpectralReID:
             InputError: If there is no gallery yet, or ids do not fit.
         """  # noqa: DOC502
         gallery, items = self._gallery(), items_of(images)
-        self._tell_precision(gallery)
+        self._tell_precision("gallery's", gallery.amp)
         fresh = gallery.new_rows(items)
         if not fresh:
             return 0
@@ -333,7 +335,10 @@ class SpectralReID:
         if isinstance(images, Gallery):
             images.require_model(self.fingerprint)
             features, ids, camids = images.features, images.ids, images.camids
+            self._tell_precision("gallery's", images.amp)
+            amp = images.amp
         else:
+            amp = self._extract.amp
             features = self.features(images, channels=channels, progress=True)
         if ids is None:
             raise InputError("Calibration needs the identity of each image: give ids.")
@@ -344,6 +349,7 @@ class SpectralReID:
             false_match_rate=false_match_rate,
             metric=self.settings.metric,
             model=self.fingerprint,
+            amp=amp,
         )
         return self.calibration
 
@@ -352,11 +358,11 @@ class SpectralReID:
             raise InputError("There is no gallery yet: call index(images) or open(folder) first.")
         return self.gallery
 
-    def _tell_precision(self, gallery: Gallery) -> None:
-        if gallery.amp != self._extract.amp:
+    def _tell_precision(self, whose: str, amp: str) -> None:
+        if amp != self._extract.amp:
             logger.warning(
-                "The gallery's features were computed with amp %s, queries and what is added are "
-                "with %s: they differ by rounding.", gallery.amp, self._extract.amp
+                "The %s features were computed with amp %s, images are now with %s: they differ "
+                "by rounding.", whose, amp, self._extract.amp,
             )  # fmt: skip
 
     def _threads(self, items: Sequence[Any]) -> int:
