@@ -118,13 +118,29 @@ class Gallery:
         for name, mine, theirs in labels:  # before anything is changed
             if (mine is None) != (theirs is None):
                 raise InputError(f"Give {name} for all images of a gallery or for none.")
-        for _, mine, theirs in labels:
+        features = np.concatenate([self.features, other.features[rows]])
+        for _, mine, theirs in [("paths", self.paths, other.paths), *labels]:
             if mine is not None:
                 mine.extend(theirs[row] for row in rows)
-        self.features = np.concatenate([self.features, other.features[rows]])
-        self.paths.extend(other.paths[row] for row in rows)
+        self.features = features  # last: see `consistent`
         self.skipped |= other.skipped
         return len(rows)
+
+    def consistent(self) -> Gallery:
+        """Give the rows that are there now, while another thread may be adding more.
+
+        :meth:`extend` puts the features in place last: every row of them has its labels.
+
+        Returns:
+            A gallery that later additions do not change.
+        """
+        features = self.features
+        paths, ids, camids = (
+            values if values is None else values[: len(features)]
+            for values in (self.paths, self.ids, self.camids)
+        )
+        about = self.model, self.metric, dict(self.skipped), self.amp
+        return Gallery(features, paths or [], ids, camids, *about)
 
     def require_model(self, model: str) -> None:
         """Check that features of other weights are not mixed with these.
@@ -152,7 +168,7 @@ class Gallery:
         earlier = [path for path in root.glob("features-*.*") if _SHARD.fullmatch(path.name)]
         taken = {int(path.name[9:14]) for path in earlier}
         number = next(number for number in itertools.count() if number not in taken)
-        name = write_shard(root, number, self)
+        name = write_shard(root, number, self.consistent())
         write_manifest(root, [name], self.model, self.metric)  # until here the earlier one opens
         for path in earlier:
             path.unlink(missing_ok=True)

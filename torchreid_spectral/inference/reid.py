@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -31,8 +31,8 @@ from torchreid_spectral.inference.images import (
     to_tensor,
 )
 from torchreid_spectral.inference.network import Extractor, FeatureNetwork
+from torchreid_spectral.inference.prepared import PreparedReranker
 from torchreid_spectral.inference.weights import fingerprint, open_model
-from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
 
 __all__ = ["SpectralReID"]
 
@@ -43,7 +43,8 @@ class SpectralReID:
     """Trained weights that index images, search them and compare two of them.
 
     Images are paths, PIL images, uint8 arrays ``(H, W, 3)`` whose channel order must be stated,
-    RGB tensors ``(3, H, W)``, or batches of these; a folder stands for all images in it.
+    RGB tensors ``(3, H, W)``, or batches of these; a folder stands for all images in it. Threads
+    may search, add and save at the same time: each sees whole additions or none of them.
 
     Args:
         weights: ``.safetensors``, torchreid's ``model.pth.tar-N``, or the folder of a run.
@@ -88,7 +89,8 @@ class SpectralReID:
         if self.workers < 0:
             raise InputError(f"workers must be >= 0, got {workers}.")
         self.gallery: Gallery | None = None
-        self._fitted: tuple[Any, NDArray[np.float32], Reranker] | None = None  # last search's
+        self._adding = threading.Lock()
+        self._reranker = PreparedReranker()
         known = self.fingerprint, self.settings.metric
         if calibration is None:
             self.calibration = Calibration.beside(weights, *known)
@@ -201,15 +203,17 @@ class SpectralReID:
         """  # noqa: DOC502
         gallery, items = self._gallery(), items_of(images)
         self._tell_precision("gallery's", gallery.amp)
-        fresh = gallery.new_rows(items)
-        if not fresh:
-            return 0
         labels = labels_of(items, ids, camids)
-        chosen = [[labels[name][row] for row in fresh] if name in labels else None
-                  for name in ("ids", "camids")]  # fmt: skip
-        images = [items[row] for row in fresh]
-        first = gallery.next_number()
-        return gallery.extend(self._extracted(images, *chosen, channels=channels, first=first))
+        with self._adding:
+            fresh = gallery.new_rows(items)
+            if not fresh:
+                return 0
+            chosen = [[labels[name][row] for row in fresh] if name in labels else None
+                      for name in ("ids", "camids")]  # fmt: skip
+            images = [items[row] for row in fresh]
+            first = gallery.next_number()
+            more = self._extracted(images, *chosen, channels=channels, first=first)
+            return gallery.extend(more)
 
     def search(
         self,
@@ -244,7 +248,8 @@ class SpectralReID:
             InputError: If there is no gallery yet, or an image cannot be read.
             UnknownNameError: If there is no such re-ranker.
         """  # noqa: DOC502
-        gallery, method = self._gallery(), self._prepared(rerank, options)
+        gallery = self._gallery()
+        method = self._reranker.fitted(gallery, rerank, options)
         features = self.features(query, channels=channels)
         cameras = None if camids is None else numbered(camids, gallery.camids or ())
         found, distances = method.rank(features, top_k, camids=cameras, inductive=inductive)
@@ -254,29 +259,6 @@ class SpectralReID:
             for rows, near in zip(found.tolist(), distances)
         ]  # fmt: skip
         return answers[0] if is_single(query) and len(answers) == 1 else answers
-
-    def _prepared(self, name: str, options: dict[str, Any]) -> Reranker:
-        """Give the re-ranker fitted to the gallery: the last one, if nothing has changed."""
-        gallery = self._gallery()
-        wanted = (name, options, gallery.metric, gallery.camids)
-        if self._fitted is not None:
-            known, features, method = self._fitted
-            if known == wanted and features is gallery.features:
-                return method
-        if name in RERANKERS and "metric" in inspect.signature(RERANKERS[name]).parameters:
-            options = {"metric": gallery.metric, **options}
-        method = build_reranker(name, **options)
-        if method.metric != gallery.metric:
-            logger.warning(
-                "%s compares by %s, the gallery by %s: the order may differ by that alone. Open "
-                "the weights with metric='cosine' and index anew to have one of both.",
-                name, method.metric, gallery.metric,
-            )  # fmt: skip
-        self._fitted = None  # two need not fit into the memory
-        camids = None if gallery.camids is None else numbered(gallery.camids, gallery.camids)
-        method.fit(gallery.features, camids)
-        self._fitted = wanted, gallery.features, method
-        return method
 
     def same_person(
         self,
