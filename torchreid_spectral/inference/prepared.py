@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference.extraction import numbered
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.rerank import RERANKERS, Reranker, build_reranker
@@ -19,15 +21,49 @@ __all__ = ["PreparedReranker"]
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """A re-ranker, and what it was fitted to."""
+
+    wanted: tuple[str, dict[str, Any], str]
+    features: NDArray[np.float32]
+    camids: list[Any] | None
+    cameras: NDArray[Any] | None
+    method: Reranker
+
+    def grown(
+        self, features: NDArray[np.float32], cameras: NDArray[Any] | None
+    ) -> Reranker | None:
+        """Give a copy with more images, if the first of them are those it was fitted to."""
+        count = len(self.features)
+        if self.method.camera_normalization != "none":  # adding would keep the cameras' means
+            return None
+        if len(features) <= count or (cameras is None) != (self.cameras is None):
+            return None
+        more = None
+        if cameras is not None and self.cameras is not None:
+            if not np.array_equal(cameras[:count], self.cameras):
+                return None
+            more = cameras[count:]
+        if not np.array_equal(features[:count], self.features):
+            return None
+        try:
+            return self.method.copied().add(features[count:], more)
+        except InputError:  # no memory for both: the new one is fitted in place of the old
+            return None
+
+
 class PreparedReranker:
     """Gives a re-ranker that is fitted to a gallery: the last one, if nothing has changed.
 
-    Threads that ask at once wait for one fit: two need not fit into the memory.
+    To a gallery that has grown the new images are added, in a copy: other threads may be ranking
+    with the one there was. Threads that ask at once wait for one fit: two need not fit into the
+    memory.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: tuple[Any, NDArray[np.float32], Reranker] | None = None
+        self._last: _Fitted | None = None
 
     def fitted(self, gallery: Gallery, name: str, options: dict[str, Any]) -> Reranker:
         """Give the re-ranker, fitted to the rows that the gallery has now.
@@ -44,18 +80,22 @@ class PreparedReranker:
             InputError: If options do not fit, or the memory does not suffice.
             UnknownNameError: If there is no such re-ranker.
         """  # noqa: DOC502
-        wanted = (name, options, gallery.metric, gallery.camids)
+        wanted = name, options, gallery.metric
         with self._lock:
-            if self._last is not None:
-                known, features, method = self._last
-                if known == wanted and features is gallery.features:
-                    return method
-            method = _built(gallery.metric, name, options)
-            self._last = None
-            features = gallery.features
-            camids = None if gallery.camids is None else gallery.camids[: len(features)]
-            method.fit(features, None if camids is None else numbered(camids, camids))
-            self._last = wanted, features, method
+            features, camids = gallery.features, gallery.camids
+            last = self._last if self._last is not None and self._last.wanted == wanted else None
+            if last is not None and last.features is features:
+                if last.camids is camids or last.camids == camids:
+                    return last.method
+            cameras = None
+            if camids is not None:
+                cameras = numbered(camids[: len(features)], camids[: len(features)])
+            method = None if last is None else last.grown(features, cameras)
+            if method is None:
+                method = _built(gallery.metric, name, options)
+                self._last = last = None
+                method.fit(features, cameras)
+            self._last = _Fitted(wanted, features, camids, cameras, method)
             return method
 
 

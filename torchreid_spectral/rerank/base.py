@@ -146,6 +146,18 @@ class Reranker(ABC):
         self._added(count)
         return self
 
+    def copied(self) -> Reranker:
+        """Give a re-ranker of the same gallery: what is added to one is not in the other.
+
+        Threads may rank with this one while another adds to the copy.
+
+        Returns:
+            The copy. It shares the memory of all but an index, until either is changed.
+        """
+        other = copy.copy(self)
+        other._search = self._search.copied()
+        return other
+
     @property
     def gallery(self) -> Tensor:
         """The fitted features ``(G, D)``, float32, after ``camera_normalization``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 
 import torch
@@ -85,6 +86,14 @@ class Search(ABC):
         self.features = torch.cat([self.features, more])
         self._extend(more)
         return self
+
+    def copied(self) -> Search:
+        """Give a search of the same features: what is added to one is not in the other.
+
+        Returns:
+            The copy, with an index of its own.
+        """
+        return copy.copy(self)
 
     def nearest(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the nearest features of each query.

@@ -10,6 +10,7 @@ approximate search may miss a neighbour but never reports a wrong distance.
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import abstractmethod
 from typing import Any
@@ -82,6 +83,19 @@ class _FaissSearch(Search):
         self._index.add(rows)
         self._built = len(rows)
         self._tell_recall()
+
+    def copied(self) -> Search:
+        """Give a search of the same features: what is added to one is not in the other.
+
+        Returns:
+            The copy, whose index is a clone, or built anew where GPUs hold it.
+        """
+        other = copy.copy(self)
+        if self.gpus:
+            other._build()
+        elif self._index is not None:
+            other._index = self._faiss.clone_index(self._index)
+        return other
 
     def _tell_recall(self) -> None:
         """Measure the recall on a sample, and warn where it is low."""
