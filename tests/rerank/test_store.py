@@ -93,7 +93,13 @@ def test_saved_is_opened(name: str, options: dict[str, Any], tmp_path: Path) -> 
     opened = load_reranker(tmp_path / "g.safetensors")
     assert type(opened) is type(reranker)
     assert opened.options() == reranker.options()
-    same(opened, reranker, query)
+    # What is mapped from a file does not begin at 64 bytes, and matrix products of some processors
+    # then round otherwise; the same values, copied into memory, give the same to the last bit.
+    same(opened, reranker, query, atol=2e-7)
+    copied = build_reranker(name, **options)
+    tensors, _ = _store.read(tmp_path / "g.safetensors")
+    copied.restore({key: value.clone() for key, value in tensors.items()})
+    same(copied, reranker, query)
     more = features(5, 7, 6)
     opened.add(more, camids=camids(more))
     same(opened, reranker.add(more, camids=camids(more)), query)
