@@ -12,6 +12,7 @@ import torch
 
 from torchreid_spectral.__main__ import main as launch
 from torchreid_spectral.data.synthetic import SyntheticSpec
+from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference import open_model
 from torchreid_spectral.models.feature_weights import feature_digest
 
@@ -275,6 +276,58 @@ def test_launcher_errors(capsys, tmp_path):
     given = ["--set", "steps=inf", "--set", "restart=0.5", "--set", "top_k=0"]
     assert launch([*given, str(script)]) == 0
     assert "steps inf top_k None" in capsys.readouterr().out
+
+
+AS_PYTHON_DOES = """
+import atexit, os, pickle, sys, threading, time
+from dataclasses import dataclass, fields
+
+@dataclass
+class Options:
+    rate: float = 1.0
+
+def late():
+    assert type(pickle.loads(pickle.dumps(Options()))) is Options
+    print("pickled")
+
+def thread():
+    time.sleep(0.2)
+    late()
+
+print([field.type for field in fields(Options)], sys.argv[1:])
+same = late.__code__.co_filename == __file__
+print(os.path.isabs(__file__), __package__ or None, __name__, same)
+os.chdir("/")
+open(__file__).close()
+try:
+    from . import losses
+except ImportError as error:
+    print(error)
+atexit.register(late)
+threading.Thread(target=thread).start()
+"""
+
+
+@pytest.mark.parametrize("args", [["a", "--set", "b"], ["--", "--opt", "1"], ["--"], []])
+def test_launched_scripts_run_as_python_runs_them(python, tmp_path, args):
+    (tmp_path / "script.py").write_text(AS_PYTHON_DOES)
+    runs = [
+        python(*launcher, tmp_path / "script.py", *args).stdout
+        for launcher in ([], ["-m", "torchreid_spectral"])
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0].startswith(f"[<class 'float'>] {args}\nTrue None __main__ True\n")
+    assert runs[0].count("pickled") == 2 and "no known parent package" in runs[0]
+
+
+def test_what_a_launched_script_raises_is_not_caught(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from torchreid_spectral.errors import InputError\nraise InputError('mine')\n"
+    )
+    with pytest.raises(InputError, match="mine") as raised:
+        launch([str(script)])
+    assert raised.traceback[-1].path == script and raised.traceback[-1].lineno == 1
 
 
 def test_an_epoch_without_a_batch_is_refused(torchreid, tiny_options, tmp_path, capsys):
