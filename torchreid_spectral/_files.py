@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,11 +38,17 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place, then rename it; a failure leaves what was there.
 
     Args:
-        path: Where the file goes; its folder is made if missing.
+        path: Where the file goes; its folder is made if missing. A link stays one, and what it
+            leads to is written; a device or pipe is written to as it is.
         write: Writes the path that it is given.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        write(path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")
     try:
         write(temporary)
         # A power cut keeps the old file or the new one. Windows syncs writable handles only.

@@ -227,6 +227,57 @@ def test_rejects_another_pair(saved: Path) -> None:
         load_reranker(saved)
 
 
+def test_who_is_killed_between_the_two_files_keeps_a_gallery(saved: Path) -> None:
+    """The tensors are new, the description is the one of before: the new gallery opens."""
+    earlier = saved.with_suffix(".json").read_text()
+    gallery = features(14, 20, 6)
+    new = fitted("graph_walk", {"k": 7}, gallery)
+    new.save(saved)
+    saved.with_suffix(".json").write_text(earlier)
+    opened = load_reranker(saved)
+    assert opened.options() == new.options()
+    same(opened, new, features(15, 4, 6), atol=2e-7)
+    for k in (8, 9):  # what stood there at the last writing is another one
+        fitted("graph_walk", {"k": k}, gallery).save(saved)
+    saved.with_suffix(".json").write_text(earlier)
+    with pytest.raises(InputError, match="do not belong together"):
+        load_reranker(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("gallery", lambda rows: rows[:20], "camids must have shape|not of 20 images"),
+        ("gallery", lambda rows: rows * torch.nan, "gallery must be finite"),
+        ("gallery", lambda rows: rows[:0], "gallery must be"),
+        ("gallery", lambda rows: rows.long(), "gallery must be floating point"),
+        ("camids", lambda values: values[:9], "camids must have shape"),
+        ("near_indices", lambda rows: rows + 29, "not of 30 images"),
+        ("near_indices", lambda rows: rows - 1, "not of 30 images"),
+        ("near_indices", lambda rows: rows[:, :3], "not of 30 images with 6 neighbours"),
+        ("near_indices", lambda rows: rows.float(), "not of 30 images"),
+        ("near_distances", lambda rows: rows * torch.inf, "not of 30 images"),
+        ("near_farthest", lambda rows: rows[:9], "not of 30 images"),
+    ],
+)
+def test_rejects_tensors_that_do_not_fit(
+    saved: Path, name: str, change: Any, message: str
+) -> None:
+    tensors = load_file(saved)
+    tensors[name] = change(tensors[name]).contiguous()
+    label = json.loads(saved.with_suffix(".json").read_text())["label"]
+    save_file(tensors, saved, metadata={"label": label})
+    with pytest.raises(InputError, match=message):
+        load_reranker(saved)
+
+
+def test_rejects_an_option_that_wants_other_lists(saved: Path) -> None:
+    options = json.loads(saved.with_suffix(".json").read_text())["options"]
+    rewrite(saved, options=options | {"k": 12})
+    with pytest.raises(InputError, match="with 13 neighbours each, as the options want"):
+        load_reranker(saved)
+
+
 @pytest.mark.parametrize("version", [2, 99, "1", None])
 def test_rejects_another_format(saved: Path, version: Any) -> None:
     rewrite(saved, format=version)

@@ -81,7 +81,7 @@ class JointReranker(Reranker):
         return self._near.state()
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self._lists = Neighbours.from_state(tensors)
+        self._lists = Neighbours.from_state(tensors, len(self.gallery), self._depth)
         self._forget()
 
     def _fit_memory(self, count: int, width: int) -> int:

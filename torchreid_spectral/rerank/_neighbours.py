@@ -147,16 +147,35 @@ class Neighbours:
         return {f"near_{name}": value for name, value in vars(self).items()}
 
     @staticmethod
-    def from_state(tensors: dict[str, Tensor]) -> Neighbours:
+    def from_state(tensors: dict[str, Tensor], count: int, k: int) -> Neighbours:
         """Take back what :meth:`state` gave.
 
         Args:
             tensors: As saved.
+            count: Nodes that there are.
+            k: Neighbours of each, as the method needs.
 
         Returns:
             The lists.
+
+        Raises:
+            InputError: If they are not of so many nodes and neighbours.
         """
-        return Neighbours(*(tensors[f"near_{n}"] for n in ("indices", "distances", "farthest")))
+        lists = Neighbours(*(tensors[f"near_{n}"] for n in ("indices", "distances", "farthest")))
+        shape = (count, min(k, count))
+        if not (
+            lists.indices.shape == lists.distances.shape == shape
+            and lists.farthest.shape == (count,)
+            and lists.indices.dtype in (torch.int32, torch.int64)
+            and 0 <= int(lists.indices.min())
+            and int(lists.indices.max()) < count
+            and bool(lists.distances.isfinite().all())
+        ):
+            raise InputError(
+                f"The saved neighbour lists are not of {count} images with {shape[1]} neighbours "
+                f"each, as the options want: got {tuple(lists.indices.shape)}. Fit and save anew."
+            )
+        return lists
 
 
 def _merged(left: Any, right: Any, shift: int, k: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401

@@ -25,6 +25,9 @@ FORMAT = 1
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write ``path`` and, beside it, the same name ending in ``.json``.
 
+    Whoever is killed between the two leaves new tensors beside the earlier description: then
+    :func:`read` takes the new one from among the tensors' metadata.
+
     Args:
         path: Ends in ``.safetensors``.
         tensors: What to keep.
@@ -37,7 +40,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     label = secrets.token_hex(8)  # ties the two files together
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": FORMAT, "label": label, **about}, indent=2, default=_number)
-    write_whole(path, lambda part: save_file(whole, part, metadata={"label": label}))
+    inside = {"label": label, "replaces": _label(described), "about": text}
+    write_whole(path, lambda part: save_file(whole, part, metadata=inside))
     write_text(described, text + "\n")
 
 
@@ -63,10 +67,13 @@ def read(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, 
     try:
         about = json.loads(described.read_text(encoding="utf-8"))
         with safe_open(path, framework="pt", device=device) as file:
-            label = (file.metadata() or {}).get("label")
+            inside = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
         raise InputError(f"{path} or {described.name} is damaged: {error}") from error
+    label = inside.get("label")
+    if "about" in inside and isinstance(about, dict) and about.get("label") == inside["replaces"]:
+        about = json.loads(inside["about"])
     if not isinstance(about, dict) or about.get("label") != label or label is None:
         raise InputError(f"{path} and {described.name} do not belong together: save them anew.")
     if not isinstance(about.get("format"), int) or about["format"] > FORMAT:
@@ -75,6 +82,14 @@ def read(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, 
             "Update torchreid_spectral."
         )
     return tensors, about
+
+
+def _label(described: Path) -> str:
+    """Give the label of the description that is there, if any."""
+    try:
+        return str(json.loads(described.read_text(encoding="utf-8"))["label"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _number(value: Any) -> Any:  # noqa: ANN401 (what JSON does not know)

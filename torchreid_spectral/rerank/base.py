@@ -295,12 +295,15 @@ class Reranker(ABC):
 
         Args:
             tensors: As saved.
+
+        Raises:
+            InputError: If they are not finite, or not of one gallery.
         """
-        size = tensors["gallery"].shape
-        needed = self._search.index_memory(*size)
-        self._check_memory("load", needed, tensors["gallery"].device)
-        self._gallery = tensors["gallery"]
-        self._camids = tensors["camids"].cpu() if "camids" in tensors else None
+        features = as_features("gallery", tensors["gallery"])
+        cameras = as_cameras("camids", tensors.get("camids"), len(features))
+        needed = self._search.index_memory(*features.shape)
+        self._check_memory("load", needed, features.device)
+        self._gallery, self._camids = features, cameras
         if self._normalization is not None:
             self._normalization.restore(tensors)
         self._search.fit(self._gallery)

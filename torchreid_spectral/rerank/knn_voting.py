@@ -116,7 +116,7 @@ class KNNVoting(Reranker):
         return {} if self._near is None else self._near.state()
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self._near = Neighbours.from_state(tensors)
+        self._near = Neighbours.from_state(tensors, len(self.gallery), self.depth)
 
     def _fit_memory(self, count: int, width: int) -> int:
         return 4 * count * width + 24 * count * min(self.depth, count)

@@ -34,7 +34,7 @@ from torch import Tensor
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional import transition_matrix
 from torchreid_spectral.rerank._head import HeadReranker
-from torchreid_spectral.rerank._inputs import Array
+from torchreid_spectral.rerank._inputs import Array, as_cameras
 from torchreid_spectral.search import Search
 
 __all__ = ["SupervisedManifold"]
@@ -142,4 +142,4 @@ class SupervisedManifold(HeadReranker):
         return {} if self._identities is None else {"identities": self._identities}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self._identities = tensors.get("identities")
+        self._identities = as_cameras("identities", tensors.get("identities"), len(self.gallery))
