@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: cannot write: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -60,6 +63,8 @@ def run(args: argparse.Namespace) -> Path:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     model, settings = open_model(weights, **given)
     out = args.out or weights.with_name(f"{settings.model_name}{ENDINGS[args.form]}")
+    if out.suffix == ".md":
+        raise InputError(f"--out {out} is where the model card goes: take {ENDINGS[args.form]}.")
     config = read_config(weights)
     export(model, settings, out, form=args.form, normalization=args.normalization, config=config)
     inside = ", normalisation inside" if args.normalization else ""

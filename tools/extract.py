@@ -38,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: cannot write: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -98,14 +104,14 @@ def run(args: argparse.Namespace) -> None:
         if whole(args.out, name, paths[rows], part, reid.fingerprint, args.amp):
             kept += 1
         else:
-            # What is left of another gallery is none: it must not open as one.
-            (args.out / "index.json").unlink(missing_ok=True)
             try:
                 gallery = reid.index(paths[rows], **part)
             except InputError as error:  # a shard of broken files alone must not stop the others
                 print(f"warning: {error}", file=sys.stderr)
                 skipped += len(paths[rows])
                 continue
+            # What is left of another gallery is none: it must not open as one.
+            (args.out / "index.json").unlink(missing_ok=True)
             write_shard(args.out, number, gallery)
         skipped += len(skipped_of(args.out, name))
         shards.append(name)
@@ -173,6 +179,23 @@ def opened(kind: Any, args: argparse.Namespace) -> Any:
                     **image_dataset_options(cfg))  # fmt: skip
 
 
+def touched(path: str) -> float:
+    """Give when a file was last written or put in its place: a copy may keep an earlier time."""
+    found = Path(path).stat()
+    return max(found.st_mtime, found.st_ctime)
+
+
+def rows_of(file: Path) -> int | None:
+    """Count the features of a shard, or give ``None`` where it is missing or cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as opened:
+            return int(opened.get_slice("features").get_shape()[0])
+    except (OSError, SafetensorError):
+        return None
+
+
 def whole(
     folder: Path, name: str, paths: Sequence[str], labels: Mapping[str, list[Any]], model: str,
     amp: str,
@@ -183,14 +206,14 @@ def whole(
         content = json.loads(shard.read_text(encoding="utf-8"))
         found = {*content["paths"], *content["skipped"]}
         written = shard.stat().st_mtime
-        changed = any(Path(path).stat().st_mtime > written for path in paths)  # or mended
+        changed = any(touched(path) > written for path in paths)  # replaced, or mended
         row = {path: number for number, path in enumerate(paths)}
         known = {kind: [values[row[path]] for path in content["paths"]]
                  for kind, values in labels.items()}  # fmt: skip
         changed |= any(content[kind] != known.get(kind) for kind in ("ids", "camids"))
     except (OSError, ValueError, KeyError):
         return False
-    there = (folder / f"{name}.safetensors").is_file()
+    there = rows_of(folder / f"{name}.safetensors") == len(content["paths"])
     same = (content["model"], content.get("amp", "off")) == (model, amp)
     return there and same and found == set(paths) and not changed
 

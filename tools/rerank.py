@@ -1,4 +1,4 @@
-"""Rank, re-rank and evaluate feature files, without images, models or torchreid.
+r"""Rank, re-rank and evaluate feature files, without images, models or torchreid.
 
 Example:
     python tools/rerank.py --query q.npz --gallery g.npz --method graph_walk --json metrics.json
@@ -246,7 +246,12 @@ def numbered(query: Any, gallery: Any) -> tuple[Any, Any]:
 
 
 def check_kinds(*sets: FeatureSet) -> None:
-    """Refuse identities or cameras that are numbers in one file and names in the other."""
+    """Refuse features of different weights, and ids that are numbers here and names there."""
+    if len(models := {found.model for found in sets if found.model}) > 1:
+        raise InputError(
+            f"The files are of different weights ({', '.join(sorted(models))}): their features "
+            "cannot be compared. Extract both with the same."
+        )
     for name in ("pids", "camids"):
         arrays = [each for each in (getattr(found, name) for found in sets) if each is not None]
         if len({array.dtype.kind in "biuf" for array in arrays}) == 2:

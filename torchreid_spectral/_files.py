@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ __all__ = ["sweep", "walk", "write_bytes", "write_text", "write_whole"]
 def walk(folder: Path, unlisted: Callable[[OSError], object] | None = None) -> Iterator[Path]:
     """Find the files in a folder and below it, through links to folders but not round in circles.
 
-    Hidden folders below it are left out: thumbnails, trash and the like.
+    Hidden folders below it are left out: thumbnails, trash and the like; and pipes and devices.
 
     Args:
         folder: Where to look.
@@ -31,7 +32,15 @@ def walk(folder: Path, unlisted: Callable[[OSError], object] | None = None) -> I
             continue
         above[parent] = way | {real}
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in files)
+        yield from filter(_may_be_read, (Path(parent, name) for name in files))
+
+
+def _may_be_read(path: Path) -> bool:
+    """Say whether it is a file, or a link to one that is missing: whoever reads it will say so."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

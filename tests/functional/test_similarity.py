@@ -8,7 +8,11 @@ from jaxtyping import TypeCheckError
 from torch.autograd import gradcheck
 
 from tests.references import similarity as reference
-from torchreid_spectral.functional.similarity import cosine_similarity, unit_rows
+from torchreid_spectral.functional.similarity import (
+    cosine_similarity,
+    scaled_dot_product,
+    unit_rows,
+)
 
 
 def features(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -88,6 +92,14 @@ def test_half_precision_costs_one_rounding(dtype: torch.dtype, atol: float) -> N
 def test_half_precision_does_not_overflow() -> None:
     x = torch.full((2, 64), 6e4, dtype=torch.float16)
     torch.testing.assert_close(cosine_similarity(x), torch.ones(2, 2, dtype=x.dtype))
+
+
+def test_scaled_products_are_scaled_before_they_are_rounded() -> None:
+    x = torch.full((2, 1024), 10.0)
+    expected = torch.full((2, 2), 3200.0)  # the products, 102400, are beyond float16
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        assert torch.equal(scaled_dot_product(x.to(dtype)), expected.to(dtype))
+        assert torch.equal(scaled_dot_product(x.to(dtype), x.to(dtype)), expected.to(dtype))
 
 
 def test_autocast_does_not_cost_precision() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from torchreid_spectral import SpectralReID, build_reranker
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference import Calibration, Gallery, calibrate, calibration, open_model
+from torchreid_spectral.inference import gallery as gallery_module
 from torchreid_spectral.inference.images import list_folder, to_tensor
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -578,3 +579,79 @@ def test_a_gallery_remembers_what_was_passed_over_in_all_its_parts():
                 for name in "ab")  # fmt: skip
     one.extend(two)
     assert one.skipped == {"a.txt": "no image", "b.txt": "no image"}
+
+
+def test_add_passes_over_what_is_broken_until_it_is_mended(weights, pictures, tmp_path, caplog):
+    reid = SpectralReID(weights, device="cpu")
+    shutil.copy(pictures[0][0], tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_text("no image")
+    gallery = reid.index(tmp_path, progress=False)
+    assert [*gallery.skipped] == [str(tmp_path / "b.jpg")]
+    assert reid.add(tmp_path) == 0
+    assert "None of the 1 images could be read" in caplog.text
+    (tmp_path / "c.jpg").write_text("no image")
+    assert reid.add(tmp_path) == 0
+    assert sorted(gallery.skipped) == [str(tmp_path / "b.jpg"), str(tmp_path / "c.jpg")]
+    shutil.copy(pictures[1][0], tmp_path / "b.jpg")
+    assert reid.add(tmp_path) == 1
+    assert [*gallery.skipped] == [str(tmp_path / "c.jpg")] and len(gallery) == 2
+
+
+def test_nobody_is_searched_by_an_empty_path(weights):
+    reid = SpectralReID(weights, device="cpu")
+    for call in (reid.index, reid.features):
+        with pytest.raises(InputError, match="must not be empty, got ''"):
+            call("")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(reid, tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="it is no file"):
+        reid.features(tmp_path / "a.jpg")
+
+
+def test_cameras_of_queries_may_be_words_where_the_gallery_has_none(weights, pictures):
+    reid = SpectralReID(weights, device="cpu")
+    reid.index([row[0] for row in pictures[:4]], progress=False)
+    assert len(reid.search(pictures[0][0], camids=["door"])) == 4
+
+
+@pytest.mark.parametrize("nobody", [None, -1, float("nan"), np.float32("nan")])
+def test_those_who_are_not_known_are_left_out_of_a_calibration(nobody):
+    features = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    ids = [number // 2 for number in range(40)]
+    expected = calibrate(features[:20], ids[:20], false_match_rate=0.1)
+    assert calibrate(features, [*ids[:20], *[nobody] * 20], false_match_rate=0.1) == expected
+
+
+def test_a_calibration_is_computed_in_float32():
+    features = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float16) * 100
+    ids = [number // 2 for number in range(40)]
+    found = [calibrate(part, ids, false_match_rate=0.1, metric="squared_euclidean")
+             for part in (features, features.astype(np.float32))]  # fmt: skip
+    assert found[0] == found[1] and np.isfinite(found[0].threshold)
+    with pytest.raises(InputError, match="features must be finite"):
+        calibrate(features * np.float16("nan"), ids, false_match_rate=0.1)
+    with pytest.raises(InputError, match="camids must have one entry an image: 3 for 40"):
+        calibrate(features, ids, [1, 2, 3], false_match_rate=0.1)
+
+
+def test_a_gallery_that_is_replaced_while_it_is_opened(tmp_path, monkeypatch):
+    """The old shard is gone when the reader comes to it: it begins again, with the new one."""
+    features = np.eye(3, dtype=np.float32)
+    Gallery(features, ["a", "b", "c"]).save(tmp_path)
+    reads, read = [], gallery_module.read_shard
+
+    def replaced(folder, name):
+        if not reads:
+            Gallery(features[:2], ["d", "e"]).save(tmp_path)
+        reads.append(name)
+        return read(folder, name)
+
+    monkeypatch.setattr(gallery_module, "read_shard", replaced)
+    assert Gallery.open(tmp_path).paths == ["d", "e"]
+    assert reads == ["features-00000", "features-00001"]
+    (tmp_path / "features-00001.json").unlink()
+    with pytest.raises(InputError, match="is not a finished gallery"):
+        Gallery.open(tmp_path)

@@ -1,5 +1,7 @@
 """The portable re-rankers give what the others give, without torch."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -83,6 +85,49 @@ def test_a_broken_gallery_is_called_so(tmp_path):
     (tmp_path / "features-00000.safetensors").write_bytes(b"cut")
     with pytest.raises(InputError, match="not a finished gallery"):
         load_features(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"paths": ["a.jpg"]}, "not one path a feature"),
+        ({"paths": 7}, "not a finished gallery"),
+        (None, "not a finished gallery"),
+    ],
+)
+def test_rows_without_a_path_are_no_gallery(tmp_path, change, message):
+    from torchreid_spectral.inference import Gallery
+
+    Gallery(people(2)[1], [f"{i}.jpg" for i in range(60)]).save(tmp_path)
+    file = tmp_path / "features-00000.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps([] if change is None else content | change))
+    with pytest.raises(InputError, match=message):
+        load_features(tmp_path)
+
+
+def test_shards_of_different_weights_are_no_gallery(tmp_path):
+    from torchreid_spectral.inference import Gallery
+    from torchreid_spectral.inference.gallery import write_manifest, write_shard
+
+    names = [
+        write_shard(tmp_path, n, Gallery(people(2)[1][:2], ["a", "b"], model=model))
+        for n, model in enumerate(("x", "y"))
+    ]
+    write_manifest(tmp_path, names, "x", "cosine")
+    with pytest.raises(InputError, match="of different weights"):
+        load_features(tmp_path)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-10, 1e10])
+@pytest.mark.parametrize(("name", "portable", "options"), PAIRS[:1] + PAIRS[3:4])
+def test_the_scale_of_features_changes_nothing(name, portable, options, scale):
+    query, gallery = people(3)
+    scaled = [part * np.float32(scale) for part in (query, gallery)]
+    expected = portable(query, gallery, top_k=60, **options)[1]
+    np.testing.assert_allclose(portable(*scaled, top_k=60, **options)[1], expected, atol=2e-6)
+    reranker = build_reranker(name, **options).fit(scaled[1])
+    np.testing.assert_allclose(reranker.rank(scaled[0], top_k=60)[1], expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(

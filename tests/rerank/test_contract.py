@@ -305,6 +305,14 @@ def test_numbers_beyond_float32_are_not_finite(case: Case) -> None:
         fitted(case, gallery)
 
 
+@every_case
+def test_numbers_whose_squares_float32_cannot_hold_are_refused(case: Case) -> None:
+    gallery = features(1, 20, 6)
+    gallery[3] *= 1e20
+    with pytest.raises(InputError, match=r"within ±1e\+16, got .*Scale the features"):
+        fitted(case, gallery)
+
+
 @pytest.mark.parametrize("name", ["local_blurring", "group_shuffling", "supervised_manifold"])
 def test_duplicates_of_the_kth_stay_behind_the_head(name: str) -> None:
     """In the matrix too, where a tie with the rest would be decided by the index."""

@@ -424,3 +424,15 @@ def test_compare_says_what_failed(files, tmp_path, monkeypatch, capsys, code, sa
     monkeypatch.setattr(rerank.subprocess, "run", lambda *_, **__: process)
     assert message in refused(capsys, files, "--compare", "--json", tmp_path / "metrics.json")
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_features_of_different_weights_are_not_compared(tmp_path, capsys):
+    from torchreid_spectral.inference import Gallery
+
+    features = np.eye(4, dtype=np.float32)
+    for name, model in (("q", "a"), ("g", "b"), ("unknown", "")):
+        Gallery(features, [*"abcd"], None, None, model).save(tmp_path / name)
+    given = ["--gallery", str(tmp_path / "g"), "--method", "none", "--query"]
+    assert rerank.main([*given, str(tmp_path / "q")]) == 2
+    assert "The files are of different weights (a, b)" in capsys.readouterr().err
+    assert rerank.main([*given, str(tmp_path / "unknown")]) == 0

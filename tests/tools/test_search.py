@@ -82,6 +82,82 @@ def test_changed_and_mended_images_are_read_again(weights, pictures, tmp_path, c
     assert "4 images in 2 shards (1 kept)" in capsys.readouterr().out
 
 
+def test_an_older_picture_in_the_place_of_another_is_read(
+    weights, pictures, tmp_path, capsys  # noqa: F811
+):  # fmt: skip
+    """What copies or moves a file may keep its time, of before the shard was written."""
+    folder, out = tmp_path / "images", tmp_path / "gallery"
+    folder.mkdir()
+    shutil.copy(pictures[0][0], folder / "0.jpg")
+    command = [str(weights), str(folder), "--out", str(out)]
+    assert extract.main(command) == 0
+    shutil.copy(pictures[3][0], folder / "0.jpg")
+    os.utime(folder / "0.jpg", (1e9, 1e9))
+    assert extract.main(command) == 0
+    assert "1 images in 1 shards (0 kept)" in capsys.readouterr().out
+
+
+def test_a_shard_that_is_cut_off_is_written_anew(
+    weights, pictures, tmp_path, capsys  # noqa: F811
+):  # fmt: skip
+    folder, out = tmp_path / "images", tmp_path / "gallery"
+    folder.mkdir()
+    for number in range(3):
+        shutil.copy(pictures[number][0], folder / f"{number}.jpg")
+    command = [str(weights), str(folder), "--out", str(out), "--shard-size", "1"]
+    assert extract.main(command) == 0
+    shard = out / "features-00001.safetensors"
+    whole = shard.read_bytes()
+    for left in (0, 5, len(whole) - 4):
+        shard.write_bytes(whole[:left])
+        assert extract.main(command) == 0
+        assert "3 images in 3 shards (2 kept)" in capsys.readouterr().out
+        assert shard.read_bytes() == whole
+
+
+def test_what_fails_leaves_the_gallery_that_was_there(
+    weights, pictures, tmp_path, capsys  # noqa: F811
+):  # fmt: skip
+    out, broken = tmp_path / "gallery", tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.jpg").write_text("no image")
+    (tmp_path / "good").mkdir()
+    shutil.copy(pictures[0][0], tmp_path / "good" / "a.jpg")
+    command = [str(weights), str(tmp_path / "good"), "--out", str(out)]
+    assert extract.main(command) == 0
+    assert extract.main([str(weights), str(broken), "--out", str(out)]) == 2
+    assert extract.main([*command, "--batch-size", "0", "--amp", "bf16"]) == 2
+    assert "batch_size must be >= 1, got 0" in capsys.readouterr().err
+    assert search.main([str(weights), str(out), pictures[0][0]]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--device", "cuda:77"], "The device cuda:77 cannot be used"),
+        (["--device", "abacus"], "The device abacus cannot be used"),
+        (["--height", "0"], "height must be >= 1, got 0"),
+        (["--out", "{file}/gallery"], "cannot write"),
+    ],
+)
+def test_what_cannot_be_is_said(weights, pictures, tmp_path, capsys, given, message):  # noqa: F811
+    (tmp_path / "file").write_text("")
+    shutil.copy(pictures[0][0], tmp_path / "a.jpg")
+    given = [text.format(file=tmp_path / "file") for text in given]
+    command = [str(weights), str(tmp_path), "--out", str(tmp_path / "gallery"), *given]
+    assert extract.main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_stopped_it_says_how_to_go_on(monkeypatch, capsys):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(extract, "run", stop)
+    assert extract.main(["weights", "folder", "--out", "gallery"]) == 130
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+
+
 def test_messages_do_not_get_into_json(weights, pictures, tmp_path):  # noqa: F811
     (tmp_path / "bad.jpg").write_text("no image")
     shutil.copy(pictures[0][0], tmp_path / "0.jpg")

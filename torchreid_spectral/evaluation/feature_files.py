@@ -52,11 +52,13 @@ class FeatureSet:
         features: ``(N, D)``.
         pids: ``(N,)`` identities, numbers or names.
         camids: ``(N,)`` cameras.
+        model: Fingerprint of the weights they were made by; empty where not known.
     """
 
     features: NDArray[Any]
     pids: NDArray[Any] | None = None
     camids: NDArray[Any] | None = None
+    model: str = ""
 
 
 def load_features(path: str | Path, role: str) -> FeatureSet:
@@ -117,7 +119,8 @@ def _chosen(content: Mapping[str, Any], path: Path, role: str) -> FeatureSet:
                 f"{features.shape}."
             )
         ids[kind] = values
-    return FeatureSet(features, **ids)
+    model = content.get("model")
+    return FeatureSet(features, **ids, model=model if isinstance(model, str) else "")
 
 
 def _known(values: NDArray[Any], role: str) -> NDArray[Any]:
@@ -165,6 +168,9 @@ def _folder(path: Path) -> dict[str, Any]:
     shards = json.loads((path / "index.json").read_text(encoding="utf-8"))["shards"]
     parts = [_safetensors(path / f"{name}.safetensors") for name in shards]
     content: dict[str, Any] = {"features": np.concatenate([part["features"] for part in parts])}
+    if len(models := {part.get("model", "") for part in parts}) > 1:
+        raise InputError(f"The shards of {path} are of different weights: extract it anew.")
+    content["model"] = models.pop()
     for kind in ("ids", "camids"):
         if all(part.get(kind) is not None for part in parts):
             content[kind] = np.concatenate([part[kind] for part in parts])

@@ -100,4 +100,7 @@ def scaled_dot_product(
     Returns:
         Products in the dtype of ``x``.
     """
-    return dot_product(x, y) / x.shape[-1] ** 0.5
+    with full_precision(x):
+        wide = at_least_float32(x)
+        product = dot_product(wide, None if y is None else at_least_float32(y))
+        return (product / x.shape[-1] ** 0.5).to(x.dtype)

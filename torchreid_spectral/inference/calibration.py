@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torchreid_spectral._files import write_text
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS
+from torchreid_spectral.rerank._inputs import as_features
 
 __all__ = ["Calibration", "Labels", "calibrate", "pair_distances"]
 
@@ -138,7 +139,7 @@ class Calibration:
 
 
 def pair_distances(
-    features: NDArray[np.float32],
+    features: NDArray[Any],
     ids: Labels,
     camids: Labels | None = None,
     *,
@@ -147,7 +148,7 @@ def pair_distances(
     """Compute the distances of all pairs of a labelled set.
 
     Args:
-        features: ``(N, D)``.
+        features: ``(N, D)``, compared in float32.
         ids: ``(N,)`` identity of each.
         camids: ``(N,)`` camera of each; pairs of one camera are left out then,
             unless there is only one.
@@ -157,13 +158,17 @@ def pair_distances(
         Distances of pairs of the same identity, and of pairs of different ones.
 
     Raises:
-        InputError: If lengths differ, or there are more than 20,000 images.
+        InputError: If lengths differ, features are not finite in float32, or there are more than
+            20,000 images.
         UnknownNameError: If there is no such metric.
     """
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
-    if len(ids) != len(features) or (camids is not None and len(camids) != len(features)):
-        raise InputError(f"Give one id (and camera) an image: {len(features)} and {len(ids)}.")
+    for name, values in (("ids", ids), ("camids", camids)):
+        if values is not None and len(values) != len(features):
+            raise InputError(f"{name} must have one entry an image: {len(values)} for "
+                             f"{len(features)}.")  # fmt: skip
+    features = as_features("features", features).numpy()
     known = [row for row, name in enumerate(ids) if not _is_nobody(name)]
     if len(known) < len(ids):
         features, ids = np.asarray(features)[known], [ids[row] for row in known]
@@ -177,7 +182,7 @@ def pair_distances(
     cameras = None if camids is None else np.asarray(camids)
     if cameras is not None and len({str(camera) for camera in cameras}) == 1:
         cameras = None
-    tensor, same, different = torch.as_tensor(features), [], []
+    tensor, same, different = torch.from_numpy(features), [], []
     for row in range(len(features) - 1):
         block = METRICS[metric](tensor[row : row + 1], tensor[row + 1 :])[0].numpy()
         alike = people[row + 1 :] == people[row]
@@ -191,11 +196,12 @@ def pair_distances(
 
 
 def _is_nobody(name: Any) -> bool:  # noqa: ANN401
-    return name is None or (isinstance(name, (int, float, np.number)) and bool(name < 0))
+    number = isinstance(name, (int, float, np.number))
+    return name is None or (number and not bool(name >= 0))  # NaN too: a table's empty cell
 
 
 def calibrate(
-    features: NDArray[np.float32],
+    features: NDArray[Any],
     ids: Labels,
     camids: Labels | None = None,
     *,

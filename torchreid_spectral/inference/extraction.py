@@ -17,12 +17,25 @@ from torchreid_spectral.inference.calibration import Labels
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.inference.images import batches, is_path, read_ahead
 
-__all__ = ["extract_gallery", "labels_of", "numbered"]
+__all__ = ["NothingReadError", "extract_gallery", "labels_of", "numbered"]
 
 logger = logging.getLogger(__name__)
 
 Read = Callable[[Any], torch.Tensor]
 Forward = Callable[[torch.Tensor], NDArray[np.float32]]
+
+
+class NothingReadError(InputError):
+    """No image could be read.
+
+    Args:
+        message: See :class:`InputError`.
+        skipped: The files, with the reason of each.
+    """
+
+    def __init__(self, message: str, skipped: dict[str, str]) -> None:
+        super().__init__(message)
+        self.skipped = skipped
 
 
 def extract_gallery(
@@ -60,8 +73,8 @@ def extract_gallery(
         The gallery of what could be read.
 
     Raises:
-        InputError: If no image is left, something that is not a file cannot be read, or labels do
-            not fit.
+        NothingReadError: If no image is left.
+        InputError: If something that is not a file cannot be read, or labels do not fit.
     """
     labels = labels_of(items, ids, camids)
     features, kept = [], []
@@ -82,8 +95,9 @@ def extract_gallery(
                     kept += list(found)
                 bar.update(len(part))
     if not kept:
-        raise InputError(
-            f"None of the {len(items)} images could be read: {next(iter(skipped.values()))}."
+        raise NothingReadError(
+            f"None of the {len(items)} images could be read: {next(iter(skipped.values()))}.",
+            skipped,
         )
     if skipped:
         logger.warning("%d of %d images could not be read", len(skipped), len(items))

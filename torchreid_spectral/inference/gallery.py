@@ -42,7 +42,7 @@ class Gallery:
 
     Args:
         features: ``(G, D)`` float32.
-        paths: Where each image lies.
+        paths: Where each image lies, as it was given: relative ones start at the working folder.
         ids: Identity of each, or ``None`` where not known.
         camids: Camera of each, or ``None``.
         model: Fingerprint of the weights.
@@ -123,7 +123,9 @@ class Gallery:
             if mine is not None:
                 mine.extend(theirs[row] for row in rows)
         self.features = features  # last: see `consistent`
-        self.skipped |= other.skipped
+        added = {other.paths[row] for row in rows}  # some were broken, and have been mended
+        known = self.skipped | other.skipped
+        self.skipped = {file: why for file, why in known.items() if file not in added}
         return len(rows)
 
     def consistent(self) -> Gallery:
@@ -186,16 +188,22 @@ class Gallery:
         Raises:
             InputError: If it is missing, unfinished, broken, or of several networks.
         """
-        root = Path(folder).expanduser()
-        try:
-            manifest = json.loads((root / "index.json").read_text(encoding="utf-8"))
-            shards = _shards(root, manifest)
-            features = np.concatenate([shard.features for shard in shards])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise InputError(
-                f"{root} is not a finished gallery ({error}). Make one with SpectralReID.index "
-                "and save, or tools/extract.py."
-            ) from error
+        root, earlier = Path(folder).expanduser(), None
+        while True:
+            try:
+                manifest = json.loads((root / "index.json").read_text(encoding="utf-8"))
+                shards = _shards(root, manifest)
+                features = np.concatenate([shard.features for shard in shards])
+                break
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                found = _manifest_text(root)
+                if found is not None and found != earlier:  # perhaps replaced in between
+                    earlier = found
+                    continue
+                raise InputError(
+                    f"{root} is not a finished gallery ({error}). Make one with "
+                    "SpectralReID.index and save, or tools/extract.py."
+                ) from error
         if any(shard.model != manifest["model"] for shard in shards):
             raise InputError(f"The shards of {root} are of different weights: extract it anew.")
         paths, ids, camids = (
@@ -212,6 +220,13 @@ def _shards(root: Path, manifest: dict[str, Any]) -> list[Gallery]:
     if manifest["format"] != _FORMAT:
         raise ValueError(f"format {manifest['format']!r}, this version reads {_FORMAT}")
     return [read_shard(root, name) for name in manifest["shards"]]
+
+
+def _manifest_text(root: Path) -> str | None:
+    try:
+        return (root / "index.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def _resolved(path: str | os.PathLike[str]) -> str:

@@ -107,6 +107,8 @@ def items_of(images: Any) -> Sequence[Any]:  # noqa: ANN401
     Raises:
         InputError: If there is none, or it is nothing of that kind.
     """
+    if is_path(images) and not os.fspath(images):
+        raise InputError("The path of an image or a folder must not be empty, got ''.")
     if is_path(images) and Path(images).expanduser().is_dir():
         return list_folder(Path(images))
     if is_single(images):
@@ -209,7 +211,10 @@ def _picture(item: Any, channels: str | None) -> Image.Image:  # noqa: ANN401
     if not is_path(item):
         raise InputError(f"An image cannot be of type {type(item).__name__}.")
     try:
-        with Image.open(Path(item).expanduser()) as image:
+        path = Path(item).expanduser()
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is no file")
+        with Image.open(path) as image:
             return as_rgb(image)
     except FileNotFoundError as error:
         raise InputError(f"There is no image {str(item)!r}.") from error

@@ -20,7 +20,12 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.inference.answers import Comparison, Hit
 from torchreid_spectral.inference.calibration import Calibration, Labels, calibrate
-from torchreid_spectral.inference.extraction import extract_gallery, labels_of, numbered
+from torchreid_spectral.inference.extraction import (
+    NothingReadError,
+    extract_gallery,
+    labels_of,
+    numbered,
+)
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.inference.images import (
     batches,
@@ -43,7 +48,8 @@ class SpectralReID:
     """Trained weights that index images, search them and compare two of them.
 
     Images are paths, PIL images, uint8 arrays ``(H, W, 3)`` whose channel order must be stated,
-    RGB tensors ``(3, H, W)``, or batches of these; a folder stands for all images in it. Threads
+    RGB tensors ``(3, H, W)``, or batches of these; a folder stands for all images in it. A file's
+    EXIF orientation is not looked at, as in torchreid: turn such photographs upright. Threads
     may search, add and save at the same time: each sees whole additions or none of them.
 
     Args:
@@ -78,7 +84,7 @@ class SpectralReID:
     ) -> None:
         self.model, self.settings = open_model(weights, **settings)
         self.fingerprint = fingerprint(self.model, self.settings)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         network = FeatureNetwork(
             self.model, flip=self.settings.flip, unit=self.settings.normalize
         )
@@ -88,6 +94,8 @@ class SpectralReID:
         self.workers = _default_workers(self.device) if workers is None else workers
         if self.workers < 0:
             raise InputError(f"workers must be >= 0, got {workers}.")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be >= 1, got {batch_size}.")
         self.gallery: Gallery | None = None
         self._adding = threading.Lock()
         self._reranker = PreparedReranker()
@@ -196,7 +204,8 @@ class SpectralReID:
             channels: Order of the channels of arrays, above that of the object.
 
         Returns:
-            How many were added.
+            How many were added: files that cannot be read are passed over with a warning and
+            listed in the gallery's ``skipped``.
 
         Raises:
             InputError: If there is no gallery yet, or ids do not fit.
@@ -212,7 +221,12 @@ class SpectralReID:
                       for name in ("ids", "camids")]  # fmt: skip
             images = [items[row] for row in fresh]
             first = gallery.next_number()
-            more = self._extracted(images, *chosen, channels=channels, first=first)
+            try:
+                more = self._extracted(images, *chosen, channels=channels, first=first)
+            except NothingReadError as error:  # broken files are as they are in `index`
+                logger.warning("%s", error)
+                gallery.skipped |= error.skipped
+                return 0
             return gallery.extend(more)
 
     def search(
@@ -251,7 +265,7 @@ class SpectralReID:
         gallery = self._gallery()
         method = self._reranker.fitted(gallery, rerank, options)
         features = self.features(query, channels=channels)
-        cameras = None if camids is None else numbered(camids, gallery.camids or ())
+        cameras = None if camids is None else numbered(camids, gallery.camids or camids)
         found, distances = method.rank(features, top_k, camids=cameras, inductive=inductive)
         answers = [
             [Hit(rank, gallery.paths[row], gallery.ids[row] if gallery.ids else None, float(d))
@@ -379,6 +393,15 @@ class SpectralReID:
             model=self.fingerprint,
             metric=self.settings.metric,
         )
+
+
+def _usable(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such name; no such device here
+        raise InputError(f"The device {name} cannot be used: {error}") from error
+    return device
 
 
 def _default_workers(device: torch.device) -> int:

@@ -46,6 +46,7 @@ class Settings:
         flip: Whether a feature is the mean of the image's and its mirror image's.
 
     Raises:
+        InputError: If the input has no size.
         UnknownNameError: If there is no such distance.
     """  # noqa: DOC502
 
@@ -60,6 +61,9 @@ class Settings:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}.")
         if self.metric not in METRICS:
             raise UnknownNameError("metric", self.metric, METRICS)
 

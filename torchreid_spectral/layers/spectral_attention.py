@@ -206,6 +206,8 @@ class SpectralAttention(nn.Module):
     def walks(self, x: Tensor) -> tuple[Tensor, ...]:
         """Give the features after each group's walk; their mean is what :meth:`forward` gives.
 
+        But for ``output="norm"`` in training, where each group is normalised by itself.
+
         Args:
             x: Features ``(B, D)``.
 

@@ -37,9 +37,15 @@ def load_features(folder: str | Path) -> tuple[Floats, list[str]]:
         shards = json.loads((root / "index.json").read_text(encoding="utf-8"))["shards"]
         parts = [load_file(root / f"{name}.safetensors")["features"] for name in shards]
         rows = [json.loads((root / f"{name}.json").read_text(encoding="utf-8")) for name in shards]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        models, paths = {row["model"] for row in rows}, [row["paths"] for row in rows]
+        sizes = [*map(len, paths)], [*map(len, parts)]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{root} is not a finished gallery ({error}).") from error
-    return np.concatenate(parts), [path for row in rows for path in row["paths"]]
+    if not parts or sizes[0] != sizes[1]:
+        raise InputError(f"{root} is not a finished gallery (not one path a feature).")
+    if len(models) > 1:
+        raise InputError(f"The shards of {root} are of different weights: extract it anew.")
+    return np.concatenate(parts), [path for part in paths for path in part]
 
 
 def checked(query: Any, gallery: Any) -> tuple[Floats, Floats]:  # noqa: ANN401
@@ -77,7 +83,7 @@ def unit_rows(rows: Floats) -> Floats:
         The same shape.
     """
     length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, 1e-12), dtype=np.float32)
+    return np.asarray(rows / np.where(length == 0, 1, length), dtype=np.float32)
 
 
 def nearest(distances: Floats, k: int) -> Indices:

@@ -12,6 +12,7 @@ from torchreid_spectral.errors import InputError
 
 __all__ = ["Array", "as_cameras", "as_features", "like"]
 
+LARGEST = 1e16  # squares of a million of these are finite
 Array = Any  # numpy.ndarray or torch.Tensor: what comes in goes out
 
 
@@ -26,11 +27,18 @@ def as_features(name: str, values: Array) -> Tensor:
     if not features.is_floating_point():
         raise InputError(f"{name} must be floating point, got {features.dtype}.")
     features = features.float()  # of float64, what float32 cannot hold is not finite either
-    if not features.sum().isfinite() and not (finite := features.isfinite().all(dim=1)).all():
+    low, high = features.aminmax()  # NaN where one is
+    if not (low.isfinite() and high.isfinite()):
+        finite = features.isfinite().all(dim=1)
         rows = (~finite).nonzero().flatten()[:5].tolist()
         raise InputError(
             f"{name} must be finite: {int((~finite).sum())} rows hold NaN or infinity, the first "
             f"at index {rows}. Remove them or extract them anew."
+        )
+    if (largest := float(torch.maximum(-low, high))) > LARGEST:
+        raise InputError(
+            f"{name} must lie within ±{LARGEST:g}, got {largest:g}: float32 cannot hold the "
+            "squares of larger numbers. Scale the features."
         )
     return features
 
