@@ -313,6 +313,30 @@ def test_numbers_whose_squares_float32_cannot_hold_are_refused(case: Case) -> No
         fitted(case, gallery)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("graph_walk", {"k": 5}),
+        ("graph_walk", {}),
+        ("k_reciprocal", {"k1": 5, "k2": 2}),
+        ("k_reciprocal", {"k1": 5, "k2": 2, "metric": "cosine"}),
+        ("k_reciprocal", {"k1": 5, "k2": 2, "metric": "euclidean"}),
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
+def test_copies_of_gallery_images_are_answered_alone_as_together(
+    name: str, options: dict[str, Any], scale: float
+) -> None:
+    """A copy of someone's k-th neighbour is as near as that one, to the last bit or not."""
+    for seed in range(5):
+        gallery = features(seed, 120, 64) * np.float32(scale)
+        query = gallery[:20].copy()
+        reranker = build_reranker(name, **options).fit(gallery)
+        together = reranker.distance_matrix(query, inductive=True)
+        alone = [reranker.distance_matrix(query[i : i + 1], inductive=True) for i in range(20)]
+        np.testing.assert_allclose(together, np.concatenate(alone), atol=5e-6)
+
+
 @pytest.mark.parametrize("name", ["local_blurring", "group_shuffling", "supervised_manifold"])
 def test_duplicates_of_the_kth_stay_behind_the_head(name: str) -> None:
     """In the matrix too, where a tie with the rest would be decided by the index."""

@@ -178,6 +178,31 @@ class Neighbours:
         return lists
 
 
+def reach(nodes: Tensor, distances: Tensor, metric: str) -> Tensor:
+    """Give how near another image must be to be in a list: as the last one in it, up to rounding.
+
+    A query that is a copy of that last one is computed in a product of another shape, and must not
+    be in or out by its last bit. A product of two rows is rounded to some units of the last place
+    of their lengths.
+
+    Args:
+        nodes: ``(N, D)``, prepared rows.
+        distances: ``(N,)`` of the last one in each list.
+        metric: Of the distances.
+
+    Returns:
+        ``(N,)`` distances.
+    """
+    slack = 64 * torch.finfo(torch.float32).eps
+    if metric == "cosine":
+        return distances + slack
+    squared = distances.square() if metric == "euclidean" else distances
+    length = nodes.norm(dim=1)
+    longest = length + squared.clamp_min(0).sqrt()  # whoever is so near is no longer than this
+    squared = squared + slack * (length.square() + longest.square())
+    return squared.sqrt() if metric == "euclidean" else squared
+
+
 def _merged(left: Any, right: Any, shift: int, k: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
     """Merge two lists a row; those of ``right`` get higher numbers by ``shift``."""
     indices = torch.cat([left[0], right[0] + shift], dim=1)

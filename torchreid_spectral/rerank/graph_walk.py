@@ -45,6 +45,7 @@ from torchreid_spectral.functional.distance import PREPARED_METRICS, prepared_ro
 from torchreid_spectral.functional.transition import NORMALIZATIONS
 from torchreid_spectral.rerank._graph import EdgeRule, Walk
 from torchreid_spectral.rerank._joint import JointReranker
+from torchreid_spectral.rerank._neighbours import reach
 from torchreid_spectral.rerank._sparse import Csr, adjacency, product_lengths, scaled_rows
 from torchreid_spectral.search import Search
 
@@ -216,7 +217,7 @@ class GraphWalk(JointReranker):
         distances = self._near.distances
         if distances.shape[1] <= self.k:  # such a list takes anybody
             return distances.new_full((len(distances),), float("inf"))
-        return distances[:, self.k]
+        return reach(self._search.features, distances[:, self.k], self.metric)
 
     def _similarities(self, nodes: Tensor, query: Tensor) -> NDArray[np.float32]:
         return (1 - PREPARED_METRICS[self.metric](nodes, query)).cpu().numpy()

@@ -53,7 +53,7 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import PREPARED_METRICS
 from torchreid_spectral.rerank._encoding import PAIRS_AT_ONCE, expand, known, resized, shared
 from torchreid_spectral.rerank._joint import JointReranker
-from torchreid_spectral.rerank._neighbours import Neighbours
+from torchreid_spectral.rerank._neighbours import Neighbours, reach
 from torchreid_spectral.rerank._sparse import Csr, adjacency, mutual
 from torchreid_spectral.search import Search
 
@@ -149,12 +149,12 @@ class KReciprocal(JointReranker):
         graph = self._gallery_graph()
         count = len(self.gallery)
         found = self._found(query)
-        reach = graph.reach[found[0]] >= found[1]
+        taken = graph.reach[found[0]] >= found[1]
         indices = found[0].cpu().numpy()
         near = np.concatenate([np.full((len(query), 1), count), indices], axis=1)[:, : self._depth]
         # Column G is the query itself: no gallery row has it.
         mine = np.concatenate(
-            [np.ones((len(query), 1)), reach.cpu().numpy()], axis=1
+            [np.ones((len(query), 1)), taken.cpu().numpy()], axis=1
         )[:, : self.k1 + 1]
         reciprocal = adjacency(near[:, : self.k1 + 1], mine, columns=count + 1)
         reciprocal.eliminate_zeros()
@@ -182,12 +182,13 @@ class KReciprocal(JointReranker):
             encoding = self._averaged(indices, members)
             short = near.distances.shape[1] <= self.k1  # such a list takes anybody
             everyone = near.distances.new_full((count,), float("inf"))
-            reach = everyone if short else near.distances[:, self.k1]
+            nodes = self._search.features
+            last = near.distances[:, min(self.k1, near.distances.shape[1] - 1)]
             self._alone_cache = _GalleryGraph(
                 half=resized(half, wide),
                 members=resized(members, (count, count + 1)),
                 by_column=resized(encoding.T.tocsr(), (count + 1, count)),
-                reach=reach,
+                reach=everyone if short else reach(nodes, last, self.metric),
             )
         return self._alone_cache
 
