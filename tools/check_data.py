@@ -20,6 +20,8 @@ from typing import Any
 
 from torchreid_spectral.errors import InputError
 
+PICTURES = (".png", ".svg", ".pdf")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -37,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json:
             print(json.dumps({"root": str(args.root), "exit_code": 2, "error": str(error)}))
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot write: {error}", file=sys.stderr)
         return 2
 
 
@@ -69,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
             f"--batch-size and --num-instances must be >= 1, got {args.batch_size} and "
             f"{args.num_instances}."
         )
+    if args.picture and args.picture.suffix not in PICTURES:
+        raise InputError(f"--picture takes {' or '.join(PICTURES)}, got {str(args.picture)!r}.")
     found = scan(args.root, args.type)
     report = check(
         found,

@@ -21,8 +21,9 @@ from typing import Any, TextIO
 
 from torchreid_spectral.errors import InputError, RunError
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""What the operating system says of a disk that is full or closed."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+        errno.EISDIR, errno.ENOTDIR, errno.EEXIST)  # fmt: skip
+"""What the operating system says of a disk that is full or closed, or of a name that is taken."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from torchreid_spectral.registry import (
         register as register,
     )
+    from torchreid_spectral.registry import (
+        register_backbone as register_backbone,
+    )
     from torchreid_spectral.rerank import (
         build_reranker as build_reranker,
     )
@@ -43,6 +46,7 @@ _LAZY = {
     "list_models": "registry",
     "list_rerankers": "registry",
     "register": "registry",
+    "register_backbone": "registry",
     "build_reranker": "rerank",
     "evaluate_rank": "evaluation",
     "SpectralReID": "inference",

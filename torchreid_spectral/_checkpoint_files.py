@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from torchreid_spectral._files import write_bytes, write_whole
 from torchreid_spectral.errors import InputError
 
 __all__ = ["load_checkpoint", "load_weights", "resume_from_checkpoint", "save_checkpoint"]
+
+logger = logging.getLogger(__name__)
 
 # torchreid's checkpoints hold the rank-1 as a NumPy scalar: these and no others are let through.
 _SAFE_GLOBALS: list[Any] = [
@@ -172,9 +175,10 @@ def resume_from_checkpoint(
     try:
         weights = checkpoint["state_dict"]
         network.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})
-        for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
-            if part is not None and name in checkpoint:
-                part.load_state_dict(checkpoint[name])
+        if optimizer is not None and "optimizer" in checkpoint:
+            _take_optimizer(optimizer, checkpoint["optimizer"], str(fpath))
+        if scheduler is not None and "scheduler" in checkpoint:
+            scheduler.load_state_dict(checkpoint["scheduler"])
         epoch = int(checkpoint["epoch"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise InputError(
@@ -183,6 +187,35 @@ def resume_from_checkpoint(
         ) from error
     sys.stdout.write(f'Resumed from "{fpath}", epoch {epoch}\n')
     return epoch
+
+
+def _take_optimizer(optimizer: torch.optim.Optimizer, state: Any, path: str) -> None:  # noqa: ANN401
+    """Load an optimiser's state; its rates come with it, whatever the config says now."""
+    before = _rates(optimizer)
+    for own, saved in zip(optimizer.param_groups, state["param_groups"]):
+        needed = {"betas", "momentum"} & own.keys()
+        if not needed <= saved.keys() or bool(own.get("amsgrad")) != bool(saved.get("amsgrad")):
+            raise ValueError(f"it is of another optimiser than this {type(optimizer).__name__}")
+    optimizer.load_state_dict(state)
+    for name, kept in _rates(optimizer).items():
+        if kept != before[name]:
+            logger.warning(
+                "%s keeps its %s %s, not the %s given now: to change it, take the weights alone "
+                "with model.load_weights.", path, name, kept, before[name],
+            )  # fmt: skip
+
+
+def _rates(optimizer: torch.optim.Optimizer) -> dict[str, list[Any]]:
+    """Give what a config says of the groups of an optimiser; a schedule's lr is where it began."""
+    groups = optimizer.param_groups
+    start = [group.get("initial_lr", group["lr"]) for group in groups]
+    names = ("weight_decay", "momentum", "betas")
+    rest = {name: [_plain_pair(group.get(name)) for group in groups] for name in names}
+    return {"lr": start, **rest}
+
+
+def _plain_pair(value: Any) -> Any:  # noqa: ANN401
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

@@ -30,6 +30,7 @@ __all__ = [
     "model_defaults",
     "model_options",
     "register",
+    "register_backbone",
     "show_messages",
 ]
 
@@ -83,6 +84,35 @@ def register(overwrite: bool = False) -> None:
     _compat.replace_everywhere(root.metrics.evaluate_rank, evaluate_rank)
     show_messages()
     _registered = True
+
+
+def register_backbone(
+    name: str, builder: Callable[..., nn.Module], *, overwrite: bool = False
+) -> None:
+    """Put a backbone of one's own into torchreid's table of models, and its spectral twin.
+
+    Args:
+        name: It is built by; the twin is ``spectral_<name>``.
+        builder: Called as torchreid's are, with ``num_classes``, ``loss``, ``pretrained`` and
+            ``use_gpu``. The model has a linear ``classifier``; in eval mode it gives the feature
+            ``(B, D)``, in training with ``loss="triplet"`` the classifier's output and the
+            feature.
+        overwrite: Replace a model of that name.
+
+    Raises:
+        InputError: If the name is taken, or is a twin's.
+    """
+    from torchreid_spectral import _compat
+
+    if name.startswith(PREFIX):
+        raise InputError(f"A backbone's name must not begin with {PREFIX}, got {name!r}.")
+    register()
+    factory, twin = _compat.model_factory(), PREFIX + name
+    if name in factory and not overwrite:
+        raise InputError(
+            f"There is a model {name!r} already: take another name, or overwrite=True."
+        )
+    factory.update({name: builder, twin: _builder(twin)})
 
 
 def build_model(
@@ -242,6 +272,9 @@ def _check_options(options: dict[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise UnknownNameError("option of a spectral model", name, known)
+    from torchreid_spectral.models import SpectralOptions
+
+    SpectralOptions(**options)  # checks the kinds of values
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:

@@ -123,6 +123,11 @@ def _load_data(cfg: CfgNode) -> Any:  # noqa: ANN401
             raise
         names = [*cfg.data.sources, *cfg.data.targets]
         folders = {name: _folder_of(name, cfg.data.type) for name in names}
+        if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
+            raise InputError(
+                f"data.root {cfg.data.root} cannot be used: {error}. Name a folder that can be "
+                "read, and written to by the embedded dataset (--root)."
+            ) from error
         guilty = [name for name, folder in folders.items() if f"/{folder}" in str(error)]
         name = (guilty or names)[0]
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torchreid_spectral.config.build import (
 )
 from torchreid_spectral.config.data import AUGMENT
 from torchreid_spectral.config.defaults import get_default_config
-from torchreid_spectral.config.losses import LOSS_NAMES, STOCK, check_losses
+from torchreid_spectral.config.losses import LOSS_NAMES, STOCK, check_losses, chosen_losses
 from torchreid_spectral.config.merging import leaves
 from torchreid_spectral.data.cache import CACHES
 from torchreid_spectral.data.synthetic import SyntheticSpec
@@ -74,8 +75,14 @@ def check_config(cfg: CfgNode) -> None:
 
 def _check_names(cfg: CfgNode) -> None:
     for key in ("sources", "targets"):
-        if not cfg.data[key]:
+        names = list(cfg.data[key])
+        if not names:
             raise InputError(f"data.{key} must name a dataset at least, got [].")
+        if len({*names}) < len(names):
+            raise InputError(
+                f"data.{key} names a dataset twice, got {names}: its people would be counted as "
+                "others the second time. Name each once."
+            )
     if cfg.train.compile:
         from torch import _dynamo  # takes a second
 
@@ -130,6 +137,8 @@ def _check_model(cfg: CfgNode) -> None:
 
 
 def _check_video(cfg: CfgNode) -> None:
+    if cfg.data.type == "video" and cfg.video.seq_len < 1:
+        raise InputError(f"video.seq_len must be >= 1, got {cfg.video.seq_len}.")
     if cfg.data.type != "video" or cfg.video.sample_method != "all":
         return
     if max(cfg.train.batch_size, cfg.test.batch_size) > 1:
@@ -176,6 +185,12 @@ def _check_test(cfg: CfgNode) -> None:
     ranks = cfg.test.ranks
     if not ranks or not all(isinstance(rank, int) and rank >= 1 for rank in ranks):
         raise InputError(f"test.ranks must be whole numbers >= 1, got {list(ranks)}.")
+    given = cfg.model.load_weights or cfg.model.resume or cfg.model.pretrained
+    if cfg.test.evaluate and not given:
+        raise InputError(
+            "test.evaluate True would test random weights: name those of a run with "
+            "model.load_weights, or go on from its data.save_dir with model.resume auto."
+        )
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
 
@@ -188,12 +203,32 @@ def _check_numbers(cfg: CfgNode) -> None:
         ("test.batch_size", cfg.test.batch_size, 1),
         ("sampler.num_instances", cfg.sampler.num_instances, 1),
         ("train.seed", cfg.train.seed, 0),
+        ("data.height", cfg.data.height, 1),
+        ("data.width", cfg.data.width, 1),
+        ("train.max_epoch", cfg.train.max_epoch, 1),
+        ("train.start_epoch", cfg.train.start_epoch, 0),
     ):
         if value < least:
             raise InputError(f"{key} must be >= {least}, got {value}.")
+    if cfg.train.seed >= 2**32:  # NumPy's limit
+        raise InputError(f"train.seed must be below 2**32, got {cfg.train.seed}.")
+    if cfg.train.start_epoch >= cfg.train.max_epoch and not cfg.test.evaluate:
+        raise InputError(
+            f"train.start_epoch {cfg.train.start_epoch} leaves nothing to train: it must be below "
+            f"train.max_epoch {cfg.train.max_epoch}."
+        )
+    if cfg.data.k_tfm != 1:
+        raise InputError(
+            "data.k_tfm gives several views of an image at once, on which no loss.name trains: "
+            f"it must be 1, got {cfg.data.k_tfm}."
+        )
     for key in ("norm_mean", "norm_std"):
         if len(cfg.data[key]) != 3:
             raise InputError(f"data.{key} must have three values, got {list(cfg.data[key])}.")
+    if min(cfg.data.norm_std) <= 0:
+        raise InputError(f"data.norm_std must be above 0, got {list(cfg.data.norm_std)}.")
+    if not cfg.train.stepsize:
+        raise InputError("train.stepsize must name an epoch at least, got [].")
 
 
 def _check_training(cfg: CfgNode) -> None:
@@ -240,9 +275,17 @@ def _check_training(cfg: CfgNode) -> None:
 def _tell_unused(cfg: CfgNode) -> None:
     """Say which options were set that change nothing here."""
     defaults = dict(leaves(get_default_config()))
-    of_spectral = [key for key in defaults if key.startswith("spectral.")]
+    of_spectral = _keys(defaults, "spectral.")
     stock = cfg.loss.name in STOCK
+    used = _used_losses(cfg)
+    alone = {name for name in cfg.loss if isinstance(cfg.loss[name], CfgNode)} - used
     cases = (
+        *((True, _keys(defaults, f"loss.{name}."), f"a config that trains by {name}")
+          for name in sorted(alone)),
+        (not cfg.loss.metric, ["loss.metric_on"], "a loss.metric"),
+        (not cfg.distill.teacher, _keys(defaults, "distill."), "a distill.teacher"),
+        *((cfg.test.rerank and cfg.rerank.method != name, _keys(defaults, f"rerank.{name}."),
+           f"rerank.method {name}") for name in RERANKERS),
         (not cfg.model.name.startswith(registry.PREFIX), of_spectral, "models named spectral_*"),
         (cfg.spectral.neck == "bnneck", ["spectral.bottleneck_dim", "spectral.activation"],
          "spectral.neck bottleneck"),
@@ -257,6 +300,18 @@ def _tell_unused(cfg: CfgNode) -> None:
         unused = [key for key in keys if applies and now[key] != defaults[key]]
         if unused and not distributed.number_by_torchrun():
             logger.warning("Without effect here: %s (only for %s).", ", ".join(unused), what)
+
+
+def _keys(known: Iterable[str], group: str) -> list[str]:
+    return [key for key in known if key.startswith(group)]
+
+
+def _used_losses(cfg: CfgNode) -> set[str]:
+    """Name the losses whose options count."""
+    if cfg.loss.name in STOCK:
+        return {"softmax", cfg.loss.name}
+    identity, metrics = chosen_losses(cfg)
+    return {identity, *metrics, *(["dark_rank"] if cfg.distill.teacher else [])}
 
 
 def _tell_baseline(cfg: CfgNode) -> None:

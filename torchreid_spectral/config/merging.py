@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torchreid_spectral.errors import InputError, UnknownNameError
 __all__ = ["leaves", "merge_file", "merge_options", "merged_config"]
 
 _MAY_BE_INFINITE = ("spectral.steps",)
+_OF_LISTS: dict[str, type] = {"loss.metric": str, "loss.metric_weights": float}
+"""Kinds of the values of lists that are empty by default."""
 
 
 def merged_config(config: Mapping[str, Any]) -> CfgNode:
@@ -47,15 +50,36 @@ def merge_file(cfg: CfgNode, path: str | Path) -> None:
         InputError: If the file cannot be read, or a key or the type of a value is wrong.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise InputError(f"--config-file {path} does not exist.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--config-file {path} is not readable YAML: {error}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"--config-file {path} must hold keys and values at its top level.")
+    if twice := _given_twice(yaml.compose(text, yaml.SafeLoader)):
+        raise InputError(
+            f"--config-file {path} gives {twice[0]} twice, in lines {twice[1]} and {twice[2]}: "
+            "the first would be lost. Put what they hold together."
+        )
     for key, value in leaves(content):
         _set(cfg, key, value)
+
+
+def _given_twice(node: yaml.Node | None, prefix: str = "") -> tuple[str, int, int] | None:
+    """Find a key that a YAML file gives twice, and its lines: the reader keeps the last."""
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if name in seen:
+            return name, seen[name], line
+        seen[name] = line
+        if found := _given_twice(value, f"{name}."):
+            return found
+    return None
 
 
 def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
@@ -102,6 +126,11 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
         value = list(value) if isinstance(value, tuple) else [value] if value else []
     if isinstance(default, float) and isinstance(value, str):
         value = _number(value)  # YAML reads 5e-4 as text
+    if isinstance(default, float) and isinstance(value, float) and not math.isfinite(value):
+        if not (key.endswith(".steps") and value > 0):
+            raise InputError(f"Config key {key} takes a finite number, got {value!r}.")
+    if isinstance(default, list) and isinstance(value, list):
+        value = _elements(key, value, default)
     if type(value) is not type(default):
         raise InputError(
             f"Config key {key} takes {type(default).__name__} (default {default!r}), got "
@@ -112,6 +141,21 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
     for name in path:
         node = node[name]
     node[last] = value
+
+
+def _elements(key: str, values: list[Any], default: list[Any]) -> list[Any]:
+    """Check that the values of a list are of the kind of its defaults, numbers or names."""
+    kind = _OF_LISTS.get(key, type(default[0]) if default else None)
+    if kind is None:
+        return values
+    if kind is float:
+        values = [_number(each) if isinstance(each, str) else each for each in values]
+        values = [float(each) if type(each) is int else each for each in values]
+    for each in values:
+        if type(each) is not kind or (isinstance(each, float) and not math.isfinite(each)):
+            rule = {int: "whole numbers", float: "finite numbers", str: "names"}[kind]
+            raise InputError(f"Config key {key} takes a list of {rule}, got {values!r}.")
+    return values
 
 
 def _number(text: str) -> float | str:

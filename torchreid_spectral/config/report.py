@@ -68,7 +68,7 @@ def _watch_batch(cfg: CfgNode, engine: ReportingMixin, folder: Path) -> None:
     epochs = engine.progress.epoch if hasattr(engine, "progress") else 0  # set where it goes on
     begun = epochs or cfg.train.start_epoch or getattr(engine.train_loader, "position", 0)
     if not begun:
-        (folder / EARLY).unlink(missing_ok=True)
+        _safely("an earlier run's batch", lambda: (folder / EARLY).unlink(missing_ok=True))
         _safely("the batch before training", lambda: _keep_batch(cfg, engine, folder / BEFORE, 0))
 
     def after_epoch(epoch: int) -> None:

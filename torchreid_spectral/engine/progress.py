@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -177,10 +177,12 @@ def _apply_model(engine: LoopMixin, name: str, checkpoint: Checkpoint) -> None:
     """Load a model, its optimiser and its schedule."""
     _load_weights(engine, name, checkpoint)
     parts = checkpoint.state["models"][name]
-    if parts["kinds"] != _kinds(engine, name):
+    saved = [*parts["kinds"], *_amsgrad(parts["optimizer"]["param_groups"])]
+    own = [*_kinds(engine, name), *_amsgrad(engine._optims[name].param_groups)]
+    if saved != own:
         raise InputError(
-            f"The checkpoint does not fit: it is of {parts['kinds']}, this run has "
-            f"{_kinds(engine, name)}. Resume with the config it was trained with."
+            f"The checkpoint does not fit: it is of {saved}, this run has {own}. Resume with the "
+            "config it was trained with."
         )
     optimizer, scheduler = engine._optims[name], engine._scheds[name]
     if _rates(engine.record) != _rates(checkpoint.state):
@@ -275,6 +277,11 @@ def _parts(engine: LoopMixin, name: str) -> dict[str, Any]:
 
 def _kinds(engine: LoopMixin, name: str) -> list[str]:
     return [type(part).__name__ for part in (engine._optims[name], engine._scheds[name])]
+
+
+def _amsgrad(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Tell torchreid's ``amsgrad`` from its ``adam``: they are of one class."""
+    return ["amsgrad"] if any(group.get("amsgrad", False) for group in groups) else []
 
 
 def _losses(engine: LoopMixin) -> Iterator[tuple[str, nn.Module]]:

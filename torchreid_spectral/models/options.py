@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from torchreid_spectral.errors import UnknownNameError
+from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.layers import SpectralAttention
 from torchreid_spectral.models.parts import POOLINGS
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,),
+    "int | None": (int, type(None)), "int | float": (int, float),
+}  # fmt: skip
 
 __all__ = ["TEST_FEATURES", "SpectralOptions"]
 
@@ -81,8 +86,9 @@ class SpectralOptions:
         frame_temperature: Of pooling by ``attention``; in a config ``video.frame_temperature``.
 
     Raises:
+        InputError: If an option is of another kind, such as text in the place of a number.
         ValueError: If ``test_feature`` is not known.
-    """
+    """  # noqa: DOC502
 
     test_feature: str = "pooled"
     last_stride: int | None = 1
@@ -114,6 +120,8 @@ class SpectralOptions:
     frame_temperature: float = 0.1
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            _check_kind(each.name, getattr(self, each.name), str(each.type))
         if self.test_feature not in TEST_FEATURES:
             raise ValueError(
                 f"test_feature must be one of {TEST_FEATURES}, got {self.test_feature!r}."
@@ -171,3 +179,13 @@ class SpectralOptions:
             Arguments of :class:`~torchreid_spectral.models.SpectralHead`.
         """
         return {name: getattr(self, name) for name in _HEAD}
+
+
+def _check_kind(name: str, value: Any, wanted: str) -> None:  # noqa: ANN401
+    kinds = _KINDS.get(wanted)  # a sequence is looked at where its blocks are built
+    if kinds is None:
+        return
+    fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    if not fits or value != value:
+        rule = {"bool": "True or False", "float": "a number", "str": "text"}.get(wanted, wanted)
+        raise InputError(f"{name} takes {rule}, got {value!r}.")

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.layers import FramePooling
 from torchreid_spectral.losses import ClassScores
-from torchreid_spectral.models.heads import SpectralHead
+from torchreid_spectral.models.heads import SUPERVISIONS, SpectralHead
 from torchreid_spectral.models.options import SpectralOptions
 from torchreid_spectral.models.parts import StripedHead, set_pooling
 from torchreid_spectral.models.stages import insert_attention
@@ -58,6 +58,7 @@ class SpectralNet(nn.Module):
 
     contract: str
     test_feature: str
+    one_output: bool
     frame_pooling: FramePooling
 
     @property
@@ -77,8 +78,9 @@ class SpectralNet(nn.Module):
             See the class.
 
         Raises:
+            InputError: If the backbone gives something else than outputs and features in training.
             RuntimeError: If DataParallel runs it on several GPUs.
-        """
+        """  # noqa: DOC502
         if getattr(self, "_is_replica", False) and (self.training or hasattr(self, "attention")):
             raise RuntimeError(
                 "DataParallel would cut the batch graph into one part a GPU, and leaves attention "
@@ -88,9 +90,24 @@ class SpectralNet(nn.Module):
         result = self._run(images, *args, **kwargs)
         if not self.training:
             return self._test_output(result) if self.test_feature == "bottleneck" else result
-        if isinstance(result, Tensor):  # feature maps were asked for
+        if isinstance(result, Tensor) and result.dim() == 4:  # feature maps were asked for
             return result
-        return self.in_order(*result)
+        return self.in_order(*self._pair(result))
+
+    def _pair(self, result: Any) -> tuple[Any, Any]:  # noqa: ANN401
+        """Check that the backbone gave outputs and features, as under torchreid's triplet loss."""
+        if isinstance(result, (tuple, list)) and len(result) == 2:
+            outputs, features = result
+            # What its heads gave is not the pair, which may be two branches as well.
+            if isinstance(outputs, Tensor) == self.one_output and not isinstance(
+                outputs, ClassScores
+            ):
+                return outputs, features
+        raise InputError(
+            f"{type(self).__bases__[1].__name__} must give its classifier's output and its "
+            "feature in training, as torchreid's models do that are built with loss='triplet'. "
+            f"It gave {_described(result)}: return (y, v)."
+        )
 
     def in_order(self, outputs: Any, features: Any) -> Any:  # noqa: ANN401
         """Put what the backbone gives in training into the order of the contract.
@@ -190,6 +207,9 @@ def make_spectral(
     model.frame_pooling = FramePooling(chosen.pooling_method, chosen.frame_temperature)
     for each in model.heads:
         each.gives_scores = contract == "spectral"
+    first = model.heads[0]
+    branches = len(SUPERVISIONS[first.supervision]) > 1 or first.walk.group_shuffling
+    model.one_output = len(model.heads) == 1 and contract != "spectral" and not branches
     classifier = getattr(backbone, "classifier", None)
     if model.test_feature == "bottleneck" and not hasattr(classifier, "embed"):
         raise ValueError(
@@ -265,6 +285,15 @@ def _replace_classifiers(backbone: Any, head: Any, parts: int) -> None:  # noqa:
             f"{type(backbone).__name__} has no linear classifier to replace: "
             f"classifier is {type(classifier).__name__}."
         )
+
+
+def _described(result: Any) -> str:  # noqa: ANN401
+    """Say what kind of thing this is, as a user would find it in the code."""
+    if isinstance(result, Tensor):
+        return f"a tensor {tuple(result.shape)}"
+    if isinstance(result, ClassScores) or not isinstance(result, (tuple, list)):
+        return f"a {type(result).__name__}"
+    return f"{type(result).__name__} of {', '.join(map(_described, result))}"
 
 
 def _by_branch(outputs: Any) -> tuple[Any, ...]:  # noqa: ANN401

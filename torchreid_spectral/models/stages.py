@@ -74,6 +74,11 @@ def build_block(channels: int, *, over: str, **options: Any) -> SpectralAttentio
     if over not in AXIS_DEFAULTS:
         raise UnknownNameError("attention axis", over, AXIS_DEFAULTS)
     merged = {"residual": True, **AXIS_DEFAULTS[over], **options}
+    if over == "samples" and merged.get("memory"):
+        raise InputError(
+            f"model.attention takes no memory, got {merged['memory']}: earlier features are "
+            "vectors, as the heads walk on (spectral.memory), not maps."
+        )
     if merged.get("similarity") == "appearance_and_position":
         merged = {"temperature": 1.0, **merged}
     if "linear" in (merged.get("query"), merged.get("key"), merged.get("value")):
@@ -127,7 +132,8 @@ def check_blocks(blocks: Sequence[Any]) -> None:
         InputError: If a block lacks ``after`` or ``over``.
     """
     for block in blocks:
-        if not isinstance(block, Mapping) or not {"after", "over"} <= block.keys():
+        known = isinstance(block, Mapping) and {"after", "over"} <= block.keys()
+        if not known or not all(isinstance(block[key], str) for key in ("after", "over")):
             raise InputError(
                 "model.attention takes entries such as {after: layer3, over: pixels, heads: 4}, "
                 f"got {block!r}."
@@ -166,7 +172,7 @@ def find_stages(backbone: nn.Module) -> dict[str, int]:
             with _recording(backbone, outputs), torch.no_grad():
                 backbone(torch.zeros(1, 3, *size, device=device))
             break
-        except AssertionError:  # torchreid's answer to a wrong size
+        except (AssertionError, RuntimeError):  # a size it does not take: what came before counts
             continue
     return {
         name: given[0].shape[1]
