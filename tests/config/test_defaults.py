@@ -86,6 +86,17 @@ def test_options_override(tmp_path):
         (["train.max_epoch", "many"], "train.max_epoch takes int .*default 60.*got 'many'"),
         (["train.lr", "fast"], "train.lr takes float"),
         (["model.pretrained", "1"], "model.pretrained takes bool"),
+        (["train.clip_norm", "nan"], "train.clip_norm takes a finite number, got nan"),
+        (["loss.am_softmax.scale", "inf"], "loss.am_softmax.scale takes a finite number, got inf"),
+        (["rerank.graph_walk.steps", "-inf"], "graph_walk.steps takes a finite number, got -inf"),
+        (["data.norm_mean", "[nan, 0, 0]"], "data.norm_mean takes a list of finite numbers"),
+        (["data.norm_std", "['a', 'b', 'c']"], "data.norm_std takes a list of finite numbers"),
+        (["train.stepsize", "['a']"], "train.stepsize takes a list of whole numbers"),
+        (["loss.metric", "[1]"], r"loss.metric takes a list of names, got \[1\]"),
+        (["loss.metric", "[{a: 1}]"], "loss.metric takes a list of names"),
+        (["loss.metric_weights", "[nan]"], "loss.metric_weights takes a list of finite numbers"),
+        (["data.sources", "[1]"], "data.sources takes a list of names"),
+        (["data.transforms", "[1]"], "data.transforms takes a list of names"),
     ],
 )
 def test_rejects_options(options, message):
@@ -99,6 +110,9 @@ def test_rejects_options(options, message):
         ("trian:\n  lr: 0.1\n", "Unknown config key 'trian.lr'.*train.lr"),
         ("- a\n- b\n", "must hold keys and values"),
         ("a: [", "is not readable YAML"),
+        ("train:\n  lr: 0.1\ntest:\n  ranks: [1]\ntrain:\n  seed: 3\n",
+         "gives train twice, in lines 1 and 5: the first would be lost"),
+        ("train:\n  lr: 0.1\n  seed: 3\n  lr: 0.2\n", "gives train.lr twice, in lines 2 and 4"),
     ],
 )
 def test_rejects_files(tmp_path, text, message):
@@ -131,6 +145,18 @@ def test_missing_file():
         (["sampler.num_instances", "0"], "sampler.num_instances must be >= 1, got 0"),
         (["train.seed", "-1"], "train.seed must be >= 0, got -1"),
         (["data.norm_mean", "[0.5, 0.5]"], "data.norm_mean must have three values"),
+        (["data.norm_std", "[0, 1, 1]"], "data.norm_std must be above 0"),
+        (["data.height", "0"], "data.height must be >= 1, got 0"),
+        (["data.width", "-5"], "data.width must be >= 1, got -5"),
+        (["data.k_tfm", "2"], "data.k_tfm gives several views .*must be 1, got 2"),
+        (["data.sources", "['a', 'b', 'a']"], "data.sources names a dataset twice"),
+        (["data.type", "video", "video.seq_len", "0"], "video.seq_len must be >= 1, got 0"),
+        (["train.seed", "4294967296"], r"train.seed must be below 2\*\*32"),
+        (["train.max_epoch", "0"], "train.max_epoch must be >= 1, got 0"),
+        (["train.start_epoch", "-1"], "train.start_epoch must be >= 0, got -1"),
+        (["train.start_epoch", "60"], "train.start_epoch 60 leaves nothing to train"),
+        (["train.stepsize", "[]"], "train.stepsize must name an epoch"),
+        (["test.evaluate", "True", "model.pretrained", "False"], "would test random weights"),
     ],
 )
 def test_check_config(torchreid, options, message):
@@ -275,6 +301,12 @@ def test_what_would_be_ignored_or_fail_later_is_refused_first(torchreid, options
     (["spectral.neck", "bnneck", "spectral.bottleneck_dim", "64"], "spectral.bottleneck_dim"),
     (["spectral.scale", "30.0"], "spectral.scale (only for loss.name softmax and triplet)"),
     (["train.sync_bn", "True"], "train.sync_bn (only for several processes)"),
+    (["loss.arcface.margin", "0.2"], "loss.arcface.margin (only for a config that trains by"),
+    (["loss.name", "arcface", "loss.am_softmax.margin", "0.2"], "loss.am_softmax.margin (only"),
+    (["loss.metric_on", "walked"], "loss.metric_on (only for a loss.metric)"),
+    (["distill.weight", "5.0"], "distill.weight (only for a distill.teacher)"),
+    (["test.rerank", "True", "test.dist_metric", "cosine", "rerank.graph_walk.k", "7"],
+     "rerank.graph_walk.k (only for rerank.method graph_walk)"),
 ])  # fmt: skip
 def test_what_changes_nothing_is_told(torchreid, caplog, options, words):
     cfg = get_default_config()
@@ -291,9 +323,10 @@ def test_what_changes_nothing_is_told(torchreid, caplog, options, words):
     ["spectral.neck", "bnneck", "spectral.head_norm", "gn"],
     ["model.attention", "[{after: conv3, over: pixels, heads: 4}]"],
 ])  # fmt: skip
-def test_what_has_an_effect_is_not_refused(torchreid, options):
+def test_what_has_an_effect_is_not_refused(torchreid, options, caplog):
     cfg = get_default_config()
     merge_options(cfg, ["model.name", "spectral_osnet_x0_25", "loss.name", "spectral", *options])
     state = torch.random.get_rng_state()
     check_config(cfg)
     assert torch.equal(state, torch.random.get_rng_state())
+    assert "Without effect" not in caplog.text
