@@ -268,13 +268,9 @@ class _StandardOutput(logging.Handler):
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    known = model_options()
-    for name in options:
-        if name not in known:
-            raise UnknownNameError("option of a spectral model", name, known)
     from torchreid_spectral.models import SpectralOptions
 
-    SpectralOptions(**options)  # checks the kinds of values
+    SpectralOptions.of(**options)
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:

@@ -239,6 +239,8 @@ GO_ON = {
     "another model": (
         nothing, ["model.name", "spectral_resnet18"], 2, ["is of another run: model.name"]),
     "another optimiser": (nothing, ["train.optim", "sgd"], 2, ["'Adam'", "'SGD'"]),
+    "amsgrad in the place of adam": (
+        nothing, ["train.optim", "amsgrad"], 2, ["'amsgrad'", "does not fit"]),
     "another schedule": (
         nothing, ["train.lr_scheduler", "cosine"], 2, ["CosineAnnealingLR", "does not fit"]),
     "another number of processes": (
@@ -267,6 +269,24 @@ def test_torchreids_old_checkpoint_goes_on(trained, capsys):
     old = trained.log / "model" / "model.pth.tar-1"
     assert trained.run("model.resume", str(old), "train.max_epoch", "2") == 0
     assert "epoch: [2/2]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "amsgrad"])
+def test_torchreids_old_checkpoint_of_another_optimiser(trained, capsys, optimizer):
+    old = trained.log / "model" / "model.pth.tar-1"
+    given = ["model.resume", str(old), "train.max_epoch", "2", "train.optim", optimizer]
+    assert trained.run(*given) == 2
+    assert "it is of another optimiser than this" in capsys.readouterr().err
+
+
+def test_torchreids_old_checkpoint_keeps_its_rates_and_says_so(trained, caplog):
+    old = trained.log / "model" / "model.pth.tar-1"
+    given = ["model.resume", str(old), "train.max_epoch", "2"]
+    assert trained.run(*given) == 0
+    assert "keeps its" not in caplog.text
+    assert trained.run(*given, "train.lr", "0.5", "train.weight_decay", "0.25") == 0
+    assert "keeps its lr" in caplog.text and "not the [0.5] given now" in caplog.text
+    assert "keeps its weight_decay" in caplog.text and "not the [0.25]" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["last.safetensors", "last.state.pt"])

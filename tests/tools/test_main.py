@@ -268,6 +268,17 @@ def test_launcher_errors(capsys, tmp_path):
     assert "'temprature'" in capsys.readouterr().err
     assert launch(["--set", "temperature", str(script)]) == 2
     assert "NAME=VALUE" in capsys.readouterr().err
+    for given, words in {
+        "detach_transition=false": "detach_transition takes True or False, got 'false'",
+        "learn_temperature=no": "learn_temperature takes True or False, got 'no'",
+        "temperature=nan": "temperature takes a number, got 'nan'",
+        "temperature=True": "temperature takes a number, got True",
+        "temperature=": "temperature takes a number, got ''",
+        "top_k=2.5": "top_k takes int | None, got 2.5",
+        "similarity=3": "similarity takes text, got 3",
+    }.items():
+        assert launch(["--set", given, str(script)]) == 2
+        assert words in capsys.readouterr().err
     script.write_text(
         "import torchreid\n"
         "model = torchreid.models.build_model('spectral_osnet_x0_25', 4, pretrained=False)\n"

@@ -86,9 +86,8 @@ class SpectralOptions:
         frame_temperature: Of pooling by ``attention``; in a config ``video.frame_temperature``.
 
     Raises:
-        InputError: If an option is of another kind, such as text in the place of a number.
         ValueError: If ``test_feature`` is not known.
-    """  # noqa: DOC502
+    """
 
     test_feature: str = "pooled"
     last_stride: int | None = 1
@@ -120,8 +119,6 @@ class SpectralOptions:
     frame_temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            _check_kind(each.name, getattr(self, each.name), str(each.type))
         if self.test_feature not in TEST_FEATURES:
             raise ValueError(
                 f"test_feature must be one of {TEST_FEATURES}, got {self.test_feature!r}."
@@ -133,7 +130,7 @@ class SpectralOptions:
 
     @classmethod
     def of(cls, **options: Any) -> SpectralOptions:  # noqa: ANN401
-        """Build the options, with an answer to a wrong name.
+        """Build the options, with an answer to a wrong name or kind of value.
 
         Args:
             **options: By name.
@@ -142,12 +139,16 @@ class SpectralOptions:
             The options.
 
         Raises:
+            InputError: If a value is of another kind, such as text in the place of a number.
             UnknownNameError: If there is no such option.
-        """
+        """  # noqa: DOC502
         known = cls.defaults()
         for name in options:
             if name not in known:
                 raise UnknownNameError("option of a spectral model", name, known)
+        for each in fields(cls):
+            if each.name in options:
+                _check_kind(each.name, options[each.name], str(each.type))
         return cls(**options)
 
     @classmethod
