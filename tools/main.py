@@ -14,6 +14,7 @@ import errno
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -114,7 +115,8 @@ def run(args: argparse.Namespace) -> Any:
                 commit = commit_of_tool(__file__, os.path.dirname(ts.__file__))
                 engine = assemble(cfg, commit=commit)
             except (AssertionError, ValueError) as error:  # torchreid's checks of its options
-                raise InputError(str(error) or "torchreid refused the config") from error
+                rule = traceback.extract_tb(error.__traceback__)[-1].line
+                raise InputError(str(error) or f"torchreid refused the config: {rule}") from error
             if rank:  # models begin alike, augmentation and dropout differ
                 torchreid.utils.set_random_seed(cfg.train.seed + rank)
             resume_own(cfg, engine)

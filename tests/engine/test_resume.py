@@ -322,3 +322,10 @@ def test_nothing_trained_is_shown_as_before_training(torchreid, main, command, t
     assert main(command(second, 0, *html, "model.resume", named)) == 0
     assert list(first.rglob("batch_before.npz"))
     assert not list(second.rglob("batch_before.npz"))
+
+
+def test_who_begins_anew_in_a_runs_folder_is_told(torchreid, main, command, tmp_path, capsys):
+    assert main(command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")) == 0
+    assert "holds the checkpoints of an earlier run" not in capsys.readouterr().out
+    assert main(command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")) == 0
+    assert "of an earlier run: this one replaces them" in capsys.readouterr().out

@@ -34,6 +34,10 @@ def resume_own(cfg: CfgNode, engine: ReportingMixin) -> None:
         InputError: If the checkpoint is missing or does not fit.
     """  # noqa: DOC502
     given = cfg.model.resume
+    folder = Path(cfg.data.save_dir) / FOLDER
+    if not given and not cfg.test.evaluate and (folder / "last.safetensors").is_file():
+        say(f"{folder} holds the checkpoints of an earlier run: this one replaces them. To go on "
+            "from them: model.resume auto.")  # fmt: skip
     if given != "auto" and not is_own(given):
         return
     checkpoint = distributed.first_result(lambda: _read_own(cfg))

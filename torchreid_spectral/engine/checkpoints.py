@@ -90,10 +90,16 @@ class CheckpointFolder:
             if best:
                 self._keep("last", "best")
         except OSError as error:
+            before = (self.folder / "last.safetensors").is_file()
+            remedy = (
+                "The one before it is intact: make room or mend the permissions, and go on with "
+                "model.resume auto."
+                if before
+                else "There is none before it: make room or mend the permissions, and start anew."
+            )
             raise RunError(
                 f"The checkpoint could not be written to {self.folder} "
-                f"({error.strerror or error}). The one before it is intact: make room or mend "
-                "the permissions, and go on with model.resume auto."
+                f"({error.strerror or error}). {remedy}"
             ) from error
 
     def latest(self) -> Checkpoint | None:
