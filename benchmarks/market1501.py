@@ -85,11 +85,13 @@ SUITES: dict[str, dict[str, Variant]] = {
     "again": {"parts_walk": pairs("parts", *PARTS)["parts_walk"],
               "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.00075"]),
               "parts_walk_third": (WALK, [*PARTS, "train.lr", "0.00075"])},
-    # The walk with the triplet loss on X alone, on the feature after the BNNeck, and both.
+    # The walk with the triplet loss on X alone, on the feature after the BNNeck, and both. There
+    # the triplet loss compares that feature too: so has a baseline of its own.
     "strong": pairs("strong", *STRONG) | {
         "strong_walk_metric_plain": (WALK, [*STRONG]),
         "strong_walk_bottleneck": (WALK, [*STRONG, "loss.metric_on", "both",
                                           "spectral.walked_feature", "bottleneck"]),
+        "strong_baseline_bottleneck": (PLAIN, [*STRONG, "spectral.walked_feature", "bottleneck"]),
         "strong_walk_bottleneck_plain": (WALK, [*STRONG, "spectral.walked_feature", "bottleneck"]),
     },
     # K 4, 8, 16 images an identity, 128 images and equally many steps each.
