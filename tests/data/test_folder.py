@@ -434,6 +434,16 @@ def test_identities_beyond_64_bits_are_words(data_root, tmp_path):
     assert max(item[1] for item in FolderDataset(root=str(root)).query) < 100
 
 
+def test_bits_that_are_there_are_not_cut_off():
+    """Integers of 32 bits that hold 8 are no black picture."""
+    from torchreid_spectral.data.images import as_rgb
+
+    ramp = np.arange(256, dtype=np.int32).reshape(16, 16)
+    for low, expected in ((ramp, ramp), (ramp * 257, ramp)):
+        shown = np.asarray(as_rgb(Image.fromarray(low)))
+        assert np.array_equal(shown, np.repeat(expected[..., None], 3, axis=2))
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I"])
 def test_sixteen_bits_are_not_white(tmp_path, mode):
     from torchreid_spectral.data.images import decode

@@ -282,3 +282,14 @@ def test_queries_of_one_command_may_be_alone(weights, pictures, tmp_path, capsys
 def test_rejects(torchreid, given, message, capsys):
     assert extract.main(given) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(weights, pictures, tmp_path):  # noqa: F811
+    for number in range(3):
+        shutil.copy(pictures[number][0], tmp_path / f"{number}.jpg")
+    command = [sys.executable, "tools/search.py", weights, tmp_path, pictures[0][0]]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run.stdout.close()
+    assert run.wait(timeout=300) == 0
+    said = run.stderr.read()
+    assert "Traceback" not in said and "BrokenPipe" not in said

@@ -82,6 +82,8 @@ def decode(path: str) -> Image.Image:
 def as_rgb(image: Image.Image) -> Image.Image:
     """Convert to 8 bits a channel; 16 bits are scaled, where Pillow would cut off.
 
+    Integers of 32 bits count as 8 bits where none is above 255.
+
     Args:
         image: Of any mode but floats. Its EXIF orientation is not looked at, as in torchreid.
 
@@ -97,7 +99,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
         pixels = np.asarray(image).astype(np.int64)
         if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
             raise OSError("its pixels are not within 16 bits; save it with 8 or 16 bits")
-        return Image.fromarray((pixels // 257).astype(np.uint8)).convert("RGB")
+        eight = image.mode == "I" and pixels.max(initial=0) <= 255
+        return Image.fromarray((pixels // (1 if eight else 257)).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 

@@ -44,7 +44,8 @@ class Gallery:
         features: ``(G, D)`` float32.
         paths: Where each image lies, as it was given: relative ones start at the working folder.
         ids: Identity of each, or ``None`` where not known.
-        camids: Camera of each, or ``None``.
+        camids: Camera of each, or ``None``. To change them assign a new list: a re-ranker that is
+            prepared does not look into it again.
         model: Fingerprint of the weights.
         metric: Distance of the features.
         skipped: Files that could not be read, with the reason.
