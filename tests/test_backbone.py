@@ -72,14 +72,14 @@ class Odd(nn.Module):
         if not self.training:
             return v
         y = self.classifier(v)
-        return {"output": y, "named": {"y": y, "v": v}, "three": (y, v, v), "pair": (y, v)}[
-            self.kind
-        ]
+        three = (y, v, v)
+        return {"output": y, "named": {"y": y, "v": v}, "three": three, "pair": (y, v),
+                "swapped": (v, y)}[self.kind]  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", ["softmax", "triplet", "spectral"])
 @pytest.mark.parametrize("supervision", ["plain", "both"])
-@pytest.mark.parametrize("kind", ["output", "named", "three", "pair"])
+@pytest.mark.parametrize("kind", ["output", "named", "three", "swapped", "pair"])
 def test_a_backbone_without_its_feature_is_refused(factory, kind, supervision, loss):
     """Its heads' two branches are no output and feature, though they are two."""
     ts.register_backbone("odd", lambda num_classes, **given: Odd(num_classes, kind, **given))
@@ -90,6 +90,24 @@ def test_a_backbone_without_its_feature_is_refused(factory, kind, supervision, l
         return
     with pytest.raises(InputError, match=r"Odd must give its classifier.s output and its feature"):
         model(images)
+
+
+@pytest.mark.parametrize("contract", ["softmax", "triplet", "spectral"])
+@pytest.mark.parametrize("supervision", ["plain", "walked", "both", "plain_twice"])
+@pytest.mark.parametrize("shuffling", [False, True])
+def test_every_kind_of_output_is_taken(torchreid, shuffling, supervision, contract):
+    options = {"supervision": supervision, "group_shuffling": shuffling, "heads": 2}
+    name = "spectral_osnet_x0_25"
+    model = ts.build_model(name, 5, loss=contract, pretrained=False, **options).train()
+    branches = {"plain": 1, "walked": 1 + shuffling, "both": 2 + shuffling, "plain_twice": 2}
+    outputs = model(torch.rand(4, 3, 64, 32))
+    outputs = outputs if contract == "softmax" else outputs[0]
+    outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    assert len(outputs) == branches[supervision]
+    model.classifier.eval()  # a head that rests gives one branch
+    outputs = model(torch.rand(4, 3, 64, 32))
+    outputs = outputs if contract == "softmax" else outputs[0]
+    assert isinstance(outputs, torch.Tensor) == (contract != "spectral")
 
 
 def test_attention_finds_stages_of_a_backbone_of_one_size(documented, factory):

@@ -50,6 +50,16 @@ def test_a_pipe_stays_one(tmp_path):
     assert pipe.is_fifo()
 
 
+@needs_pipes
+def test_standard_output_is_written_to(python):
+    code = (
+        "from pathlib import Path\n"
+        "from torchreid_spectral._files import write_text\n"
+        "write_text(Path('/dev/stdout'), 'through')\n"
+    )
+    assert python("-c", code).stdout == "through"  # a pipe here
+
+
 def test_a_device_stays_one():
     write_text(Path(os.devnull), "nothing")
     assert not Path(os.devnull).is_file()

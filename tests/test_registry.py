@@ -3,6 +3,7 @@
 import io
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,3 +102,9 @@ def test_messages_go_where_the_user_logs(monkeypatch, capsys):
     root.addHandler(logging.StreamHandler(stream))
     logger.info("after")
     assert capsys.readouterr().out == "before\n" and stream.getvalue() == "after\n"
+
+
+def test_numbers_of_numpy_are_numbers(torchreid):
+    options = {"heads": np.int64(2), "temperature": np.float32(0.25), "self_loops": np.bool_(True)}
+    model = ts.build_model("spectral_osnet_x0_25", 5, pretrained=False, **options)
+    assert (model.classifier.walk.heads, model.classifier.walk.temperature) == (2, 0.25)

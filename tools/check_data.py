@@ -20,7 +20,7 @@ from typing import Any
 
 from torchreid_spectral.errors import InputError
 
-PICTURES = (".png", ".svg", ".pdf")
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +59,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-read", action="store_true", help="do not open the files")
     parser.add_argument("--workers", type=int, default=4, help="threads that read")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument("--picture", type=Path, help="draw the distribution to this PNG or SVG")
+    parser.add_argument("--picture", type=Path,
+                        help="draw the distribution to this PNG, SVG, PDF or JPEG")  # fmt: skip
     parser.add_argument("--write-split", type=Path, help="write the proposed split as CSV")
     return parser.parse_args(argv)
 
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             f"--batch-size and --num-instances must be >= 1, got {args.batch_size} and "
             f"{args.num_instances}."
         )
-    if args.picture and args.picture.suffix not in PICTURES:
+    if args.picture and args.picture.suffix.lower() not in PICTURES:
         raise InputError(f"--picture takes {' or '.join(PICTURES)}, got {str(args.picture)!r}.")
     found = scan(args.root, args.type)
     report = check(

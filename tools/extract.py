@@ -180,7 +180,10 @@ def opened(kind: Any, args: argparse.Namespace) -> Any:
 
 
 def touched(path: str) -> float:
-    """Give when a file was last written or put in its place: a copy may keep an earlier time."""
+    """Give when a file was last written or put in its place: a copy may keep an earlier time.
+
+    A change of its permissions or links counts too; its shard is then extracted again.
+    """
     found = Path(path).stat()
     return max(found.st_mtime, found.st_ctime)
 

@@ -193,8 +193,9 @@ def _take_optimizer(optimizer: torch.optim.Optimizer, state: Any, path: str) -> 
     """Load an optimiser's state; its rates come with it, whatever the config says now."""
     before = _rates(optimizer)
     for own, saved in zip(optimizer.param_groups, state["param_groups"]):
-        needed = {"betas", "momentum"} & own.keys()
-        if not needed <= saved.keys() or bool(own.get("amsgrad")) != bool(saved.get("amsgrad")):
+        marks = {"betas", "momentum", "alpha", "dampening"}  # of the kinds of optimisers
+        kinds = [marks & group.keys() for group in (own, saved)]
+        if kinds[0] != kinds[1] or bool(own.get("amsgrad")) != bool(saved.get("amsgrad")):
             raise ValueError(f"it is of another optimiser than this {type(optimizer).__name__}")
     optimizer.load_state_dict(state)
     for name, kept in _rates(optimizer).items():

@@ -12,6 +12,9 @@ from pathlib import Path
 __all__ = ["sweep", "walk", "write_bytes", "write_text", "write_whole"]
 
 
+_STREAMS = ("/dev/stdout", "/dev/stderr")  # which lead to a file at times, and are none
+
+
 def walk(folder: Path, unlisted: Callable[[OSError], object] | None = None) -> Iterator[Path]:
     """Find the files in a folder and below it, through links to folders but not round in circles.
 
@@ -51,10 +54,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             leads to is written; a device or pipe is written to as it is.
         write: Writes the path that it is given.
     """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if str(path) in _STREAMS or path.exists() and not (path.is_file() or path.is_dir()):
         write(path)
         return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f".{path.name}.{writer}.tmp")

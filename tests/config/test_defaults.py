@@ -122,6 +122,26 @@ def test_rejects_files(tmp_path, text, message):
         merge_file(get_default_config(), path)
 
 
+def test_merges_are_no_keys_given_twice(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train: &a\n  lr: 0.5\n  seed: 3\nadam: &b\n  beta1: 0.8\n")
+    cfg = get_default_config()
+    merge_file(cfg, path)
+    assert (cfg.train.lr, cfg.adam.beta1) == (0.5, 0.8)
+    path.write_text("train:\n  <<: {lr: 0.25}\n  <<: {seed: 4}\n")
+    merge_file(cfg, path)
+    assert (cfg.train.lr, cfg.train.seed) == (0.25, 4)
+
+
+def test_blocks_may_be_given_again(torchreid):
+    cfg = get_default_config()
+    for _ in range(2):
+        merge_options(cfg, ["model.attention", "[{after: layer3, over: pixels}]"])
+    merge_options(cfg, ["model.attention", "[layer3]", "model.name", "spectral_resnet18"])
+    with pytest.raises(InputError, match="takes entries such as"):
+        check_config(cfg)
+
+
 def test_missing_file():
     with pytest.raises(InputError, match="nowhere.yaml does not exist"):
         merge_file(get_default_config(), "nowhere.yaml")
@@ -155,7 +175,7 @@ def test_missing_file():
         (["train.max_epoch", "0"], "train.max_epoch must be >= 1, got 0"),
         (["train.start_epoch", "-1"], "train.start_epoch must be >= 0, got -1"),
         (["train.start_epoch", "60"], "train.start_epoch 60 leaves nothing to train"),
-        (["train.stepsize", "[]"], "train.stepsize must name an epoch"),
+        (["train.stepsize", "[]"], "single_step needs an epoch in train.stepsize"),
         (["test.evaluate", "True", "model.pretrained", "False"], "would test random weights"),
     ],
 )
@@ -321,6 +341,8 @@ def test_what_changes_nothing_is_told(torchreid, caplog, options, words):
     ["loss.name", "contrastive", "loss.metric_weights", "[2.0]"],
     ["loss.name", "softmax", "loss.id", "arcface", "test.evaluate", "True"],
     ["spectral.neck", "bnneck", "spectral.head_norm", "gn"],
+    ["train.lr_scheduler", "cosine", "train.stepsize", "[]"],
+    ["test.evaluate", "True", "train.max_epoch", "0"],
     ["model.attention", "[{after: conv3, over: pixels, heads: 4}]"],
 ])  # fmt: skip
 def test_what_has_an_effect_is_not_refused(torchreid, options, caplog):

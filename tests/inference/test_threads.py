@@ -101,6 +101,38 @@ def test_searches_beside_an_addition_answer_as_alone(name, weights, pictures):
         assert found in [state[row] for state in states]
 
 
+def test_galleries_saved_at_once_are_one_of_them(tmp_path):
+    """A shard goes only when its manifest has, and comes under no number that was just there."""
+    galleries = [
+        Gallery(np.full((3, 4), n, np.float32), [f"{n}{letter}" for letter in "abc"])
+        for n in range(3)
+    ]
+    stop, seen, failed = threading.Event(), set(), []
+
+    def save(gallery):
+        for _ in range(15):
+            gallery.save(tmp_path)
+
+    def read():
+        while not stop.is_set():
+            try:
+                found = Gallery.open(tmp_path)
+                seen.add((found.paths[0][0], int(found.features[0, 0])))
+            except Exception as error:
+                failed.append(error)
+
+    galleries[0].save(tmp_path)
+    reader = threading.Thread(target=read)
+    reader.start()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(save, galleries))
+    stop.set()
+    reader.join()
+    assert not failed
+    assert seen <= {("0", 0), ("1", 1), ("2", 2)}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_two_additions_at_once_are_one_after_the_other(weights, pictures):
     reid = SpectralReID(weights, device="cpu")
     paths = [row[0] for row in pictures[:20]]

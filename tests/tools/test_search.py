@@ -288,8 +288,9 @@ def test_a_reader_that_has_seen_enough_is_no_error(weights, pictures, tmp_path):
     for number in range(3):
         shutil.copy(pictures[number][0], tmp_path / f"{number}.jpg")
     command = [sys.executable, "tools/search.py", weights, tmp_path, pictures[0][0]]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    run.stdout.close()
-    assert run.wait(timeout=300) == 0
-    said = run.stderr.read()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as run:
+        run.stdout.close()
+        assert run.wait(timeout=300) == 0
+        said = run.stderr.read()
     assert "Traceback" not in said and "BrokenPipe" not in said

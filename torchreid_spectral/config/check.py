@@ -80,8 +80,8 @@ def _check_names(cfg: CfgNode) -> None:
             raise InputError(f"data.{key} must name a dataset at least, got [].")
         if len({*names}) < len(names):
             raise InputError(
-                f"data.{key} names a dataset twice, got {names}: its people would be counted as "
-                "others the second time. Name each once."
+                f"data.{key} names a dataset twice, got {names}: it would be tested twice, or its "
+                "people counted as others the second time. Name each once."
             )
     if cfg.train.compile:
         from torch import _dynamo  # takes a second
@@ -205,7 +205,7 @@ def _check_numbers(cfg: CfgNode) -> None:
         ("train.seed", cfg.train.seed, 0),
         ("data.height", cfg.data.height, 1),
         ("data.width", cfg.data.width, 1),
-        ("train.max_epoch", cfg.train.max_epoch, 1),
+        ("train.max_epoch", cfg.train.max_epoch, 0 if cfg.test.evaluate else 1),
         ("train.start_epoch", cfg.train.start_epoch, 0),
     ):
         if value < least:
@@ -227,8 +227,10 @@ def _check_numbers(cfg: CfgNode) -> None:
             raise InputError(f"data.{key} must have three values, got {list(cfg.data[key])}.")
     if min(cfg.data.norm_std) <= 0:
         raise InputError(f"data.norm_std must be above 0, got {list(cfg.data.norm_std)}.")
-    if not cfg.train.stepsize:
-        raise InputError("train.stepsize must name an epoch at least, got [].")
+    if not cfg.train.stepsize and cfg.train.lr_scheduler == "single_step":
+        raise InputError(
+            "train.lr_scheduler single_step needs an epoch in train.stepsize, got []."
+        )
 
 
 def _check_training(cfg: CfgNode) -> None:

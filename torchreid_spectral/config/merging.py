@@ -74,7 +74,7 @@ def _given_twice(node: yaml.Node | None, prefix: str = "") -> tuple[str, int, in
     seen: dict[str, int] = {}
     for key, value in node.value:
         name, line = f"{prefix}{key.value}", key.start_mark.line + 1
-        if name in seen:
+        if name in seen and key.value != "<<":  # merges, of which there may be several
             return name, seen[name], line
         seen[name] = line
         if found := _given_twice(value, f"{name}."):
@@ -146,7 +146,7 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:  # noqa: ANN401
 def _elements(key: str, values: list[Any], default: list[Any]) -> list[Any]:
     """Check that the values of a list are of the kind of its defaults, numbers or names."""
     kind = _OF_LISTS.get(key, type(default[0]) if default else None)
-    if kind is None:
+    if kind not in (int, float, str):
         return values
     if kind is float:
         values = [_number(each) if isinstance(each, str) else each for each in values]

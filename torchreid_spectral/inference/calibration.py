@@ -168,11 +168,13 @@ def pair_distances(
         if values is not None and len(values) != len(features):
             raise InputError(f"{name} must have one entry an image: {len(values)} for "
                              f"{len(features)}.")  # fmt: skip
-    features = as_features("features", features).numpy()
     known = [row for row, name in enumerate(ids) if not _is_nobody(name)]
     if len(known) < len(ids):
         features, ids = np.asarray(features)[known], [ids[row] for row in known]
         camids = None if camids is None else [camids[row] for row in known]
+    features = np.asarray(features, dtype=np.float32)
+    if features.size:
+        features = as_features("features", features).numpy()
     if len(features) > MAX_IMAGES:
         raise InputError(
             f"{len(features)} images are {len(features) ** 2 // 2:,} pairs: calibrate on at most "

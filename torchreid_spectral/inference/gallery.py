@@ -11,10 +11,10 @@ File                        Holds
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from torchreid_spectral.inference.images import is_path
 __all__ = ["Gallery", "write_manifest", "write_shard"]
 
 _FORMAT = 1
+_saving = threading.Lock()
 _SHARD = re.compile(r"features-\d{5}\.(safetensors|json)")
 _NUMBERED = re.compile(r"image (\d+)")
 
@@ -168,13 +169,14 @@ class Gallery:
                 written whole.
         """
         root = Path(folder).expanduser()
-        earlier = [path for path in root.glob("features-*.*") if _SHARD.fullmatch(path.name)]
-        taken = {int(path.name[9:14]) for path in earlier}
-        number = next(number for number in itertools.count() if number not in taken)
-        name = write_shard(root, number, self.consistent())
-        write_manifest(root, [name], self.model, self.metric)  # until here the earlier one opens
-        for path in earlier:
-            path.unlink(missing_ok=True)
+        with _saving:  # another thread's shard must not go before its manifest is written
+            earlier = [path for path in root.glob("features-*.*") if _SHARD.fullmatch(path.name)]
+            # Never the number of the one before: who is reading that must not find this one.
+            number = (max((int(path.name[9:14]) for path in earlier), default=-1) + 1) % 100_000
+            name = write_shard(root, number, self.consistent())
+            write_manifest(root, [name], self.model, self.metric)  # until here the earlier opens
+            for path in earlier:
+                path.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, folder: str | Path) -> Gallery:

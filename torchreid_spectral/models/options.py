@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.layers import SpectralAttention
 from torchreid_spectral.models.parts import POOLINGS
@@ -146,10 +148,12 @@ class SpectralOptions:
         for name in options:
             if name not in known:
                 raise UnknownNameError("option of a spectral model", name, known)
+        plain = {name: value.item() if isinstance(value, np.generic) else value
+                 for name, value in options.items()}  # fmt: skip
         for each in fields(cls):
-            if each.name in options:
-                _check_kind(each.name, options[each.name], str(each.type))
-        return cls(**options)
+            if each.name in plain:
+                _check_kind(each.name, plain[each.name], str(each.type))
+        return cls(**plain)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

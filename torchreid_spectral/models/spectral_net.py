@@ -58,13 +58,17 @@ class SpectralNet(nn.Module):
 
     contract: str
     test_feature: str
-    one_output: bool
     frame_pooling: FramePooling
 
     @property
     def heads(self) -> list[SpectralHead]:
         """The spectral heads, one a walked feature."""
         return [module for module in self.modules() if isinstance(module, SpectralHead)]
+
+    @property
+    def num_outputs(self) -> int:
+        """Training identities I, which the heads tell apart."""
+        return len(self.heads[0].prototypes)
 
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run the backbone and give its result in the order of the contract.
@@ -99,15 +103,22 @@ class SpectralNet(nn.Module):
         if isinstance(result, (tuple, list)) and len(result) == 2:
             outputs, features = result
             # What its heads gave is not the pair, which may be two branches as well.
-            if isinstance(outputs, Tensor) == self.one_output and not isinstance(
-                outputs, ClassScores
-            ):
+            one = isinstance(outputs, Tensor)
+            known = not isinstance(outputs, ClassScores) and one == self._gives_one()
+            if known and not (one and outputs.shape[1] != self.num_outputs):
                 return outputs, features
         raise InputError(
             f"{type(self).__bases__[1].__name__} must give its classifier's output and its "
             "feature in training, as torchreid's models do that are built with loss='triplet'. "
             f"It gave {_described(result)}: return (y, v)."
         )
+
+    def _gives_one(self) -> bool:
+        """Say whether the heads' outputs are one tensor: of one head, and of one branch."""
+        head, *others = self.heads
+        branches = SUPERVISIONS[head.supervision] if head.training else ("plain",)
+        shuffled = "walked" in branches and head.walk.group_shuffling
+        return not (others or head.gives_scores or shuffled or len(branches) > 1)
 
     def in_order(self, outputs: Any, features: Any) -> Any:  # noqa: ANN401
         """Put what the backbone gives in training into the order of the contract.
@@ -207,9 +218,6 @@ def make_spectral(
     model.frame_pooling = FramePooling(chosen.pooling_method, chosen.frame_temperature)
     for each in model.heads:
         each.gives_scores = contract == "spectral"
-    first = model.heads[0]
-    branches = len(SUPERVISIONS[first.supervision]) > 1 or first.walk.group_shuffling
-    model.one_output = len(model.heads) == 1 and contract != "spectral" and not branches
     classifier = getattr(backbone, "classifier", None)
     if model.test_feature == "bottleneck" and not hasattr(classifier, "embed"):
         raise ValueError(
