@@ -134,6 +134,20 @@ def test_merges_are_no_keys_given_twice(tmp_path):
     assert (cfg.train.lr, cfg.train.seed) == (0.25, 4)
 
 
+def test_random_weights_do_not_take_a_runs_results(torchreid, tmp_path, caplog):
+    cfg = get_default_config()
+    merge_options(cfg, ["test.evaluate", "True", "model.pretrained", "False", "data.save_dir",
+                        str(tmp_path)])  # fmt: skip
+    check_config(cfg)
+    assert "tests random weights: name those of a run" in caplog.text
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.safetensors").write_text("")
+    with pytest.raises(InputError, match="would test random weights and write their results"):
+        check_config(cfg)
+    merge_options(cfg, ["model.load_weights", "weights.pth"])
+    check_config(cfg)
+
+
 def test_blocks_may_be_given_again(torchreid):
     cfg = get_default_config()
     for _ in range(2):
@@ -177,7 +191,6 @@ def test_missing_file():
         (["train.start_epoch", "-1"], "train.start_epoch must be >= 0, got -1"),
         (["train.start_epoch", "60"], "train.start_epoch 60 leaves nothing to train"),
         (["train.stepsize", "[]"], "single_step needs an epoch in train.stepsize"),
-        (["test.evaluate", "True", "model.pretrained", "False"], "would test random weights"),
     ],
 )
 def test_check_config(torchreid, options, message):

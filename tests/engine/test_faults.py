@@ -134,7 +134,8 @@ NEW_RUN = {
     "query truncated": (broken_query, [], 2, ["cannot be read", "query set of Synth"]),
     "query truncated, skip": (broken_query, ["data.on_error", "skip"], 0, ["Passed over"]),
     "save_dir is a file": (file_for_folder, [], 2, ["data.save_dir", "cannot be written"]),
-    "checkpoints cannot be written": (read_only, [], 1, ["could not be written", "intact"]),
+    "checkpoints cannot be written": (
+        read_only, [], 1, ["could not be written", "There is none before it"]),
     "loss overflows": (
         nothing, ["train.optim", "sgd", "train.lr", "1e38", "train.warmup_epochs", "0"], 1,
         ["is not finite", ".jpg", "train.on_nan skip"]),

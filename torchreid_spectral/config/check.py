@@ -187,12 +187,26 @@ def _check_test(cfg: CfgNode) -> None:
         raise InputError(f"test.ranks must be whole numbers >= 1, got {list(ranks)}.")
     given = cfg.model.load_weights or cfg.model.resume or cfg.model.pretrained
     if cfg.test.evaluate and not given:
-        raise InputError(
-            "test.evaluate True would test random weights: name those of a run with "
-            "model.load_weights, or go on from its data.save_dir with model.resume auto."
-        )
+        _refuse_random_weights(Path(cfg.data.save_dir))
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
+
+
+def _refuse_random_weights(folder: Path) -> None:
+    """Tell that random weights will be tested; refuse where that would take a run's results."""
+    remedy = (
+        "name those of a run with model.load_weights, or go on from its data.save_dir with "
+        "model.resume auto."
+    )
+    try:
+        latest_weights(folder.expanduser())
+    except InputError:
+        logger.warning("test.evaluate True tests random weights: %s", remedy)
+        return
+    raise InputError(
+        f"test.evaluate True would test random weights and write their results over those of the "
+        f"run in data.save_dir {folder}: {remedy}"
+    )
 
 
 def _check_numbers(cfg: CfgNode) -> None:

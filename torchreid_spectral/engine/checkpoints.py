@@ -95,7 +95,8 @@ class CheckpointFolder:
                 "The one before it is intact: make room or mend the permissions, and go on with "
                 "model.resume auto."
                 if before
-                else "There is none before it: make room or mend the permissions, and start anew."
+                else "There is none before it: make room or mend the permissions; model.resume "
+                "auto then starts afresh."
             )
             raise RunError(
                 f"The checkpoint could not be written to {self.folder} "

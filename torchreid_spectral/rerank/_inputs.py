@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,16 @@ def as_features(name: str, values: Array) -> Tensor:
     if not features.is_floating_point():
         raise InputError(f"{name} must be floating point, got {features.dtype}.")
     features = features.float()  # of float64, what float32 cannot hold is not finite either
-    low, high = features.aminmax()  # NaN where one is
-    if not (low.isfinite() and high.isfinite()):
+    ends = torch.stack([features.min(), features.max()]).cpu()  # both NaN where one is
+    largest = float(ends.abs().max())
+    if not math.isfinite(largest):
         finite = features.isfinite().all(dim=1)
         rows = (~finite).nonzero().flatten()[:5].tolist()
         raise InputError(
             f"{name} must be finite: {int((~finite).sum())} rows hold NaN or infinity, the first "
             f"at index {rows}. Remove them or extract them anew."
         )
-    if (largest := float(torch.maximum(-low, high))) > LARGEST:
+    if largest > LARGEST:
         raise InputError(
             f"{name} must lie within ±{LARGEST:g}, got {largest:g}: float32 cannot hold the "
             "squares of larger numbers. Scale the features."
