@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -17,9 +16,8 @@ from torchreid_spectral.config.build import (
     training_options,
 )
 from torchreid_spectral.config.data import AUGMENT
-from torchreid_spectral.config.defaults import get_default_config
-from torchreid_spectral.config.losses import LOSS_NAMES, STOCK, check_losses, chosen_losses
-from torchreid_spectral.config.merging import leaves
+from torchreid_spectral.config.hints import tell_baseline, tell_unused
+from torchreid_spectral.config.losses import LOSS_NAMES, STOCK, check_losses
 from torchreid_spectral.data.cache import CACHES
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
@@ -69,8 +67,8 @@ def check_config(cfg: CfgNode) -> None:
     _check_test(cfg)
     _check_numbers(cfg)
     _check_training(cfg)
-    _tell_unused(cfg)
-    _tell_baseline(cfg)
+    tell_unused(cfg)
+    tell_baseline(cfg)
 
 
 def _check_names(cfg: CfgNode) -> None:
@@ -286,55 +284,3 @@ def _check_training(cfg: CfgNode) -> None:
             "train.patience counts the tests during training: set test.eval_freq too, got "
             f"{cfg.test.eval_freq}."
         )
-
-
-def _tell_unused(cfg: CfgNode) -> None:
-    """Say which options were set that change nothing here."""
-    defaults = dict(leaves(get_default_config()))
-    of_spectral = _keys(defaults, "spectral.")
-    stock = cfg.loss.name in STOCK
-    used = _used_losses(cfg)
-    alone = {name for name in cfg.loss if isinstance(cfg.loss[name], CfgNode)} - used
-    cases = (
-        *((True, _keys(defaults, f"loss.{name}."), f"a config that trains by {name}")
-          for name in sorted(alone)),
-        (not cfg.loss.metric, ["loss.metric_on"], "a loss.metric"),
-        (not cfg.distill.teacher, _keys(defaults, "distill."), "a distill.teacher"),
-        *((cfg.test.rerank and cfg.rerank.method != name, _keys(defaults, f"rerank.{name}."),
-           f"rerank.method {name}") for name in RERANKERS),
-        (not cfg.model.name.startswith(registry.PREFIX), of_spectral, "models named spectral_*"),
-        (cfg.spectral.neck == "bnneck", ["spectral.bottleneck_dim", "spectral.activation"],
-         "spectral.neck bottleneck"),
-        (not cfg.spectral.stripes, ["spectral.global_part"], "spectral.stripes above 0"),
-        (not stock, ["spectral.scale"], "loss.name softmax and triplet"),
-        (stock, ["train.graph_every"], "losses of this package"),
-        (not cfg.test.rerank, ["rerank.camera_normalization"], "test.rerank True"),
-        (distributed.started_by_torchrun() == 1, ["train.sync_bn"], "several processes"),
-    )  # fmt: skip
-    now = dict(leaves(cfg))
-    for applies, keys, what in cases:
-        unused = [key for key in keys if applies and now[key] != defaults[key]]
-        if unused and not distributed.number_by_torchrun():
-            logger.warning("Without effect here: %s (only for %s).", ", ".join(unused), what)
-
-
-def _keys(known: Iterable[str], group: str) -> list[str]:
-    return [key for key in known if key.startswith(group)]
-
-
-def _used_losses(cfg: CfgNode) -> set[str]:
-    """Name the losses whose options count."""
-    if cfg.loss.name in STOCK:
-        return {"softmax", cfg.loss.name}
-    identity, metrics = chosen_losses(cfg)
-    return {identity, *metrics, *(["dark_rank"] if cfg.distill.teacher else [])}
-
-
-def _tell_baseline(cfg: CfgNode) -> None:
-    """Say early where a report could not draw its baseline; it may be trained in the meantime."""
-    if not (cfg.report.html and cfg.report.baseline) or distributed.number_by_torchrun():
-        return
-    try:
-        latest_weights(Path(cfg.report.baseline).expanduser())
-    except InputError as error:
-        logger.warning("report.baseline is not there yet: %s", error)

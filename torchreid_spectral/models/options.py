@@ -8,14 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from torchreid_spectral._kinds import fits
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.layers import SpectralAttention
 from torchreid_spectral.models.parts import POOLINGS
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,),
-    "int | None": (int, type(None)), "int | float": (int, float),
-}  # fmt: skip
 
 __all__ = ["TEST_FEATURES", "SpectralOptions"]
 
@@ -187,10 +183,8 @@ class SpectralOptions:
 
 
 def _check_kind(name: str, value: Any, wanted: str) -> None:  # noqa: ANN401
-    kinds = _KINDS.get(wanted)  # a sequence is looked at where its blocks are built
-    if kinds is None:
+    if wanted.startswith("Sequence"):  # looked at where its blocks are built
         return
-    fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-    if not fits or value != value:
+    if not fits(value, wanted) or value != value:
         rule = {"bool": "True or False", "float": "a number", "str": "text"}.get(wanted, wanted)
         raise InputError(f"{name} takes {rule}, got {value!r}.")

@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.layers import FramePooling
 from torchreid_spectral.losses import ClassScores
-from torchreid_spectral.models.heads import SUPERVISIONS, SpectralHead
+from torchreid_spectral.models.contract import output_and_feature
+from torchreid_spectral.models.heads import SpectralHead
 from torchreid_spectral.models.options import SpectralOptions
 from torchreid_spectral.models.parts import StripedHead, set_pooling
 from torchreid_spectral.models.stages import insert_attention
@@ -65,11 +66,6 @@ class SpectralNet(nn.Module):
         """The spectral heads, one a walked feature."""
         return [module for module in self.modules() if isinstance(module, SpectralHead)]
 
-    @property
-    def num_outputs(self) -> int:
-        """Training identities I, which the heads tell apart."""
-        return len(self.heads[0].prototypes)
-
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run the backbone and give its result in the order of the contract.
 
@@ -96,31 +92,7 @@ class SpectralNet(nn.Module):
             return self._test_output(result) if self.test_feature == "bottleneck" else result
         if isinstance(result, Tensor) and result.dim() == 4:  # feature maps were asked for
             return result
-        return self.in_order(*self._pair(result))
-
-    def _pair(self, result: Any) -> tuple[Any, Any]:  # noqa: ANN401
-        """Check that the backbone gave outputs and features, as under torchreid's triplet loss."""
-        if isinstance(result, (tuple, list)) and len(result) == 2:
-            outputs, features = result
-            if "forward" in vars(self.heads[0]):  # the engine has cut them off, to go in chunks
-                return outputs, features
-            # What its heads gave is not the pair, which may be two branches as well.
-            one = isinstance(outputs, Tensor)
-            known = not isinstance(outputs, ClassScores) and one == self._gives_one()
-            if known and not (one and outputs.shape[1] != self.num_outputs):
-                return outputs, features
-        raise InputError(
-            f"{type(self).__bases__[1].__name__} must give its classifier's output and its "
-            "feature in training, as torchreid's models do that are built with loss='triplet'. "
-            f"It gave {_described(result)}: return (y, v)."
-        )
-
-    def _gives_one(self) -> bool:
-        """Say whether the heads' outputs are one tensor: of one head, and of one branch."""
-        head, *others = self.heads
-        branches = SUPERVISIONS[head.supervision] if head.training else ("plain",)
-        shuffled = "walked" in branches and head.walk.group_shuffling
-        return not (others or head.gives_scores or shuffled or len(branches) > 1)
+        return self.in_order(*output_and_feature(result, self.heads, type(self).__bases__[1]))
 
     def in_order(self, outputs: Any, features: Any) -> Any:  # noqa: ANN401
         """Put what the backbone gives in training into the order of the contract.
@@ -295,15 +267,6 @@ def _replace_classifiers(backbone: Any, head: Any, parts: int) -> None:  # noqa:
             f"{type(backbone).__name__} has no linear classifier to replace: "
             f"classifier is {type(classifier).__name__}."
         )
-
-
-def _described(result: Any) -> str:  # noqa: ANN401
-    """Say what kind of thing this is, as a user would find it in the code."""
-    if isinstance(result, Tensor):
-        return f"a tensor {tuple(result.shape)}"
-    if isinstance(result, ClassScores) or not isinstance(result, (tuple, list)):
-        return f"a {type(result).__name__}"
-    return f"{type(result).__name__} of {', '.join(map(_described, result))}"
 
 
 def _by_branch(outputs: Any) -> tuple[Any, ...]:  # noqa: ANN401

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from torchreid_spectral._kinds import KINDS, fits
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.rerank._store import read
 from torchreid_spectral.rerank.base import Reranker
@@ -54,9 +54,6 @@ RERANKERS: dict[str, Callable[..., Reranker]] = {
 }
 """Re-rankers by name."""
 
-KINDS: dict[str, type] = {"int": Integral, "float": Real, "bool": bool, "str": str}
-"""Types of options, as annotations name them."""
-
 
 def build_reranker(name: str, **options: Any) -> Reranker:  # noqa: ANN401 (each has its own)
     """Build a re-ranker by name.
@@ -84,7 +81,7 @@ def build_reranker(name: str, **options: Any) -> Reranker:  # noqa: ANN401 (each
         if option not in known:
             raise InputError(f"Re-ranker {name} has no option {option!r}; it has {sorted(known)}.")
         wanted = known[option].annotation
-        if wanted in KINDS and not _fits(value, wanted):
+        if wanted in KINDS and not fits(value, wanted):
             raise InputError(f"Option {option} of {name} must be {wanted}, got {value!r}.")
     return RERANKERS[name](**options)
 
@@ -111,12 +108,6 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
     if name not in RERANKERS:
         raise UnknownNameError("re-ranker", name, RERANKERS)
     return inspect.signature(RERANKERS[name]).parameters
-
-
-def _fits(value: Any, wanted: str) -> bool:  # noqa: ANN401
-    if wanted == "bool" or isinstance(value, bool):
-        return wanted == "bool" and isinstance(value, bool)
-    return isinstance(value, KINDS[wanted])
 
 
 def load_reranker(path: str | Path, device: str = "cpu") -> Reranker:

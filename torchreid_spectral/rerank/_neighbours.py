@@ -13,7 +13,7 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.ranking import collected, merge_top_k, rank_prepared
 from torchreid_spectral.search import ExactSearch, Search
 
-__all__ = ["Neighbours", "reach"]
+__all__ = ["Neighbours"]
 
 Parts = Iterator[tuple[Tensor, Tensor, Tensor]]
 Bar = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -142,6 +142,31 @@ class Neighbours:
 
         return Neighbours(*collected(lists(), len(mine)))
 
+    def reach(self, search: Search, k: int) -> Tensor:
+        """Give how near another image must be to be among a node's k: as the last, up to rounding.
+
+        A query that is a copy of that last one is computed in a product of another shape, and must
+        not be in or out by its last bit. A product of two rows is rounded to some units of the
+        last place of their lengths.
+
+        Args:
+            search: Holds the nodes' features.
+            k: Neighbours, the node itself not counted.
+
+        Returns:
+            ``(N,)`` distances; infinite where a list has room for anybody.
+        """
+        if self.distances.shape[1] <= k:
+            return self.distances.new_full((len(self.distances),), float("inf"))
+        last, slack = self.distances[:, k], 64 * torch.finfo(torch.float32).eps
+        if search.metric == "cosine":
+            return last + slack
+        squared = last.square() if search.metric == "euclidean" else last
+        length = search.features.norm(dim=1)
+        longest = length + squared.clamp_min(0).sqrt()  # whoever is so near is no longer than this
+        squared = squared + slack * (length.square() + longest.square())
+        return squared.sqrt() if search.metric == "euclidean" else squared
+
     def state(self) -> dict[str, Tensor]:
         """Give the tensors to save."""
         return {f"near_{name}": value for name, value in vars(self).items()}
@@ -176,31 +201,6 @@ class Neighbours:
                 f"each, as the options want: got {tuple(lists.indices.shape)}. Fit and save anew."
             )
         return lists
-
-
-def reach(nodes: Tensor, distances: Tensor, metric: str) -> Tensor:
-    """Give how near another image must be to be in a list: as the last one in it, up to rounding.
-
-    A query that is a copy of that last one is computed in a product of another shape, and must not
-    be in or out by its last bit. A product of two rows is rounded to some units of the last place
-    of their lengths.
-
-    Args:
-        nodes: ``(N, D)``, prepared rows.
-        distances: ``(N,)`` of the last one in each list.
-        metric: Of the distances.
-
-    Returns:
-        ``(N,)`` distances.
-    """
-    slack = 64 * torch.finfo(torch.float32).eps
-    if metric == "cosine":
-        return distances + slack
-    squared = distances.square() if metric == "euclidean" else distances
-    length = nodes.norm(dim=1)
-    longest = length + squared.clamp_min(0).sqrt()  # whoever is so near is no longer than this
-    squared = squared + slack * (length.square() + longest.square())
-    return squared.sqrt() if metric == "euclidean" else squared
 
 
 def _merged(left: Any, right: Any, shift: int, k: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401

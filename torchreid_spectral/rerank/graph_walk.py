@@ -45,7 +45,6 @@ from torchreid_spectral.functional.distance import PREPARED_METRICS, prepared_ro
 from torchreid_spectral.functional.transition import NORMALIZATIONS
 from torchreid_spectral.rerank._graph import EdgeRule, Walk
 from torchreid_spectral.rerank._joint import JointReranker
-from torchreid_spectral.rerank._neighbours import reach
 from torchreid_spectral.rerank._sparse import Csr, adjacency, product_lengths, scaled_rows
 from torchreid_spectral.search import Search
 
@@ -167,7 +166,8 @@ class GraphWalk(JointReranker):
         """Give where queries are after the walk, each attached alone, averaged as the gallery."""
         found = self._found(query)
         indices, distances = (part.cpu().numpy() for part in found[:2])
-        taken = (found[1] <= self._reach()[found[0]]).cpu().numpy()
+        reach = self._near.reach(self._search, self.k)
+        taken = (found[1] <= reach[found[0]]).cpu().numpy()
         rows = self._rule.attach(indices, distances, taken, walk.graph)
         rows = self._rule.across(rows, *self._camera_pair(camids, len(query)))
         walked = walk.attached(rows, states, self._own_start(query))
@@ -211,13 +211,6 @@ class GraphWalk(JointReranker):
             return query.cpu().numpy()
         count = len(self.gallery)
         return adjacency(np.full((len(query), 1), count), columns=count + 1)
-
-    def _reach(self) -> Tensor:
-        """Give how far a gallery image's list goes: who is nearer would be in it."""
-        distances = self._near.distances
-        if distances.shape[1] <= self.k:  # such a list takes anybody
-            return distances.new_full((len(distances),), float("inf"))
-        return reach(self._search.features, distances[:, self.k], self.metric)
 
     def _similarities(self, nodes: Tensor, query: Tensor) -> NDArray[np.float32]:
         return (1 - PREPARED_METRICS[self.metric](nodes, query)).cpu().numpy()

@@ -53,7 +53,7 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import PREPARED_METRICS
 from torchreid_spectral.rerank._encoding import PAIRS_AT_ONCE, expand, known, resized, shared
 from torchreid_spectral.rerank._joint import JointReranker
-from torchreid_spectral.rerank._neighbours import Neighbours, reach
+from torchreid_spectral.rerank._neighbours import Neighbours
 from torchreid_spectral.rerank._sparse import Csr, adjacency, mutual
 from torchreid_spectral.search import Search
 
@@ -149,7 +149,7 @@ class KReciprocal(JointReranker):
         graph = self._gallery_graph()
         count = len(self.gallery)
         found = self._found(query)
-        taken = graph.reach[found[0]] >= found[1]
+        taken = found[1] <= graph.reach[found[0]]
         indices = found[0].cpu().numpy()
         near = np.concatenate([np.full((len(query), 1), count), indices], axis=1)[:, : self._depth]
         # Column G is the query itself: no gallery row has it.
@@ -180,15 +180,11 @@ class KReciprocal(JointReranker):
             half, members = self._members(near, indices, self._search.features)
             wide = (count + 1, count + 1)
             encoding = self._averaged(indices, members)
-            short = near.distances.shape[1] <= self.k1  # such a list takes anybody
-            everyone = near.distances.new_full((count,), float("inf"))
-            nodes = self._search.features
-            last = near.distances[:, min(self.k1, near.distances.shape[1] - 1)]
             self._alone_cache = _GalleryGraph(
                 half=resized(half, wide),
                 members=resized(members, (count, count + 1)),
                 by_column=resized(encoding.T.tocsr(), (count + 1, count)),
-                reach=everyone if short else reach(nodes, last, self.metric),
+                reach=near.reach(self._search, self.k1),
             )
         return self._alone_cache
 
