@@ -329,3 +329,11 @@ def test_who_begins_anew_in_a_runs_folder_is_told(torchreid, main, command, tmp_
     assert "holds the checkpoints of an earlier run" not in capsys.readouterr().out
     assert main(command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")) == 0
     assert "of an earlier run: this one replaces them" in capsys.readouterr().out
+
+
+def test_adam_does_not_go_on_from_amsgrad(torchreid, main, command, tmp_path, capsys):
+    once = command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")
+    assert main([*once, "train.optim", "amsgrad"]) == 0
+    assert main([*once, "train.optim", "adam", "model.resume", "auto"]) == 2
+    said = capsys.readouterr().err
+    assert "does not fit" in said and "'amsgrad']" in said

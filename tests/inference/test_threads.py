@@ -133,12 +133,22 @@ def test_galleries_saved_at_once_are_one_of_them(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_two_additions_at_once_are_one_after_the_other(weights, pictures):
+def test_two_additions_at_once_are_one_after_the_other(weights, pictures, monkeypatch):
     reid = SpectralReID(weights, device="cpu")
     paths = [row[0] for row in pictures[:20]]
     reid.index(paths[:2], progress=False)
+    extracted, sizes = reid._extracted, []
+
+    def slow(*args, **kwargs):  # time for another to look at the same gallery
+        more = extracted(*args, **kwargs)
+        sizes.append(len(more))
+        threading.Event().wait(0.1)
+        return more
+
+    monkeypatch.setattr(reid, "_extracted", slow)
     with ThreadPoolExecutor(4) as pool:
         counts = list(pool.map(reid.add, [paths[:12], paths[8:], paths[:12], paths[8:]]))
     assert sum(counts) == 18 and len(reid.gallery) == len(reid.gallery.features) == 20
+    assert sum(sizes) == 18  # nothing is extracted twice
     expected = reid.features(reid.gallery.paths)
     np.testing.assert_allclose(reid.gallery.features, expected, atol=1e-5)

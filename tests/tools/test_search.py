@@ -91,6 +91,7 @@ def test_an_older_picture_in_the_place_of_another_is_read(
     shutil.copy(pictures[0][0], folder / "0.jpg")
     command = [str(weights), str(folder), "--out", str(out)]
     assert extract.main(command) == 0
+    capsys.readouterr()
     shutil.copy(pictures[3][0], folder / "0.jpg")
     os.utime(folder / "0.jpg", (1e9, 1e9))
     assert extract.main(command) == 0
