@@ -106,6 +106,18 @@ def python(github_layout):
 
 
 @pytest.fixture
+def factory(torchreid):
+    """Torchreid's table of models; what a test puts into it is gone afterwards."""
+    from torchreid_spectral import _compat
+
+    table = _compat.model_factory()
+    before = dict(table)
+    yield table
+    table.clear()
+    table.update(before)
+
+
+@pytest.fixture
 def unlisted(monkeypatch):
     """Let a folder be one that the system does not list: ``unlisted(path)``."""
     scandir = os.scandir

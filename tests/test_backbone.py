@@ -14,18 +14,6 @@ from .conftest import REPOSITORY
 
 
 @pytest.fixture
-def factory(torchreid):
-    """Torchreid's table of models, as it was afterwards."""
-    from torchreid_spectral import _compat
-
-    table = _compat.model_factory()
-    before = dict(table)
-    yield table
-    table.clear()
-    table.update(before)
-
-
-@pytest.fixture
 def documented(factory):
     """What the lines of the page define."""
     page = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ TABLE = re.findall(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_code_runs_and_links_lead_somewhere(page):
+def test_code_runs_and_links_lead_somewhere(page, factory):
     text = page.read_text(encoding="utf-8")
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(code, str(page), "exec"), {})
