@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import market1501 as whole  # beside this file, as the next
@@ -180,11 +179,10 @@ class Activations(torch.utils.data.Dataset[dict[str, Any]]):
 def feed(args: argparse.Namespace, data: Any) -> Any:  # noqa: ANN401 (torchreid's)
     """Let a data manager of torchreid give activations for images."""
 
-    def loader(original: Any, *parts: str) -> SimpleNamespace:
+    def loader(original: Any, *parts: str) -> torch.utils.data.DataLoader[dict[str, Any]]:
         images = Activations(original.dataset, *(stored(args, part) for part in parts))
-        return SimpleNamespace(dataset=images, sampler=original.sampler, num_workers=0,
-                               batch_size=original.batch_size, drop_last=original.drop_last,
-                               pin_memory=False)  # fmt: skip
+        return torch.utils.data.DataLoader(images, original.batch_size, sampler=original.sampler,
+                                           drop_last=original.drop_last)  # fmt: skip
 
     test = {part: loader(original, part)
             for part, original in data.test_loader["market1501"].items()}  # fmt: skip

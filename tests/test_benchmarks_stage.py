@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from tests.test_benchmarks_market1501 import ROOT, load
 
@@ -55,6 +56,24 @@ def test_features_are_of_the_images_themselves(module, images):
     found, pids, camids = module.features(nn.Flatten(), images)
     assert (found.shape, found.max()) == ((4, 96 * 8 * 4), 0.0)
     assert (pids, camids) == ([0, 0, 1, 1], [0, 1, 0, 1])
+
+
+def test_the_engine_reads_what_is_stored(module, tmp_path):
+    from torchreid_spectral.data.loading import EpochLoader
+
+    rows = [(f"{n}.jpg", n, 0, 0) for n in range(4)]
+    original = DataLoader(SimpleNamespace(data=rows, mode="train"), 2, sampler=[3, 0, 1],
+                          drop_last=True)  # fmt: skip
+    args = argparse.Namespace(out=tmp_path)
+    for value, part in enumerate(module.PARTS):
+        np.save(module.stored(args, part), np.full((4, 96, 8, 4), value, np.float32))
+    loaders = {"query": original, "gallery": original}
+    data = SimpleNamespace(train_loader=original, test_loader={"market1501": loaders})
+    data = module.feed(args, data)
+    (batch,) = EpochLoader(data.train_loader)
+    assert (batch["pid"].tolist(), batch["img"].shape) == ([3, 0], (2, 96, 8, 4))
+    (batch,) = EpochLoader(data.test_loader["market1501"]["gallery"])
+    assert batch["img"].unique().tolist() == [module.PARTS.index("gallery")]
 
 
 def test_a_training_differs_from_small_by_what_it_reads(module, tmp_path):
