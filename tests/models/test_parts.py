@@ -117,6 +117,40 @@ def test_stripes_attend_to_each_other_by_place(torchreid):
     assert len(model(images())[0]) == 8
 
 
+COMPILED = """
+import torch
+from torch import nn
+from torchreid_spectral.models.heads import SpectralHead
+from torchreid_spectral.models.parts import PartwiseSequential, StripedHead
+
+class Parts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = PartwiseSequential(3, nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6)))
+        self.classifier = StripedHead([SpectralHead(6, 5) for _ in range(3)])
+        for head in self.classifier:
+            head.gives_scores = True
+
+    def forward(self, x):
+        features = self.fc(x)
+        return self.classifier(features), features
+
+torch.manual_seed(0)
+parts, x = Parts(), torch.rand(4, 24)
+expected, found = parts(x), torch.compile(parts, backend="aot_eager")(x)
+torch.testing.assert_close(found[1], expected[1])
+for pair, other in zip(expected[0], found[0], strict=True):
+    for one, two in zip(pair, other, strict=True):
+        torch.testing.assert_close(two.cosine, one.cosine)
+        torch.testing.assert_close(two.feature, one.feature)
+"""
+
+
+def test_compiled_parts_are_those_of_the_model(python):
+    """A process without the checks of types, which cannot be traced."""
+    python("-c", COMPILED)
+
+
 def test_copies_and_pickles(torchreid):
     model = build("osnet_x0_25", stripes=2, pooling="gem").eval()
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

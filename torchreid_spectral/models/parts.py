@@ -147,9 +147,10 @@ class StripedHead(nn.ModuleList):
             features: D rows of S, flattened.
 
         Returns:
-            S features ``(B, D)``.
+            S features ``(B, D)``, no views: compiled models that give views of one feature beside
+            it fail (torch.compile, inductor, of PyTorch 2.13).
         """
-        return features.unflatten(1, (-1, len(self))).unbind(dim=2)
+        return tuple(part.contiguous() for part in features.unflatten(1, (-1, len(self))).unbind(2))
 
     def forward(self, features: Float[Tensor, "B D_S"]) -> list[Any]:
         """Classify each part.
