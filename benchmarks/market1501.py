@@ -151,9 +151,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return checked(parser, argv)
 
 
-def checked(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> argparse.Namespace:
+def checked(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Refuse names of ``--only`` that no suite has."""
     args = parser.parse_args(argv)
     have = [name for suite in args.suites for name in SUITES[suite]]

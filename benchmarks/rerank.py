@@ -98,7 +98,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", default="", help="JSON file to write")
     parser.add_argument("--plot", default="", help="picture of time and memory, suite growth")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    have = sorted({row["row"] for row in SUITES[args.suite]()})
+    for name in args.only:
+        if name not in have:
+            parser.error(f"--only {name} is no row of {args.suite}, which has {', '.join(have)}")
+    return args
 
 
 def tasks(args: argparse.Namespace, folder: Path) -> list[Task]:
