@@ -218,6 +218,13 @@ def _check_model(cfg: CfgNode, id_loss: str, metrics: list[str]) -> None:
             f"{cfg.spectral.supervision}: the model does not give those features. Set the "
             "latter to both."
         )
+    lone = {"plain": "weight", "walked": "weight_walked"}.get(cfg.spectral.supervision)
+    if spectral and id_loss and lone and cfg.loss[lone] == 0:
+        raise InputError(
+            f"loss.{lone} 0.0 leaves the identity loss {id_loss} nothing to train: with "
+            f"spectral.supervision {cfg.spectral.supervision} no other features are classified. "
+            f"Set loss.{lone} above 0, or spectral.supervision both."
+        )
     trained_by_metrics = "normalized_cut" in metrics or cfg.spectral.learn_temperature
     if cfg.train.fixbase_epoch and not id_loss and not trained_by_metrics:
         if all(name.startswith("classifier") for name in cfg.train.open_layers):
