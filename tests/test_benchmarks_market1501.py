@@ -255,8 +255,27 @@ def cost(monkeypatch):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_costs_of_trainings(torchreid, cost, tables, tmp_path, capsys):
     out = tmp_path / "cost.json"
-    assert cost.main(["steps", "--repeats", "2", "--warm-up", "0", "--json", str(out), "--set",
-                      "train.batch_size", "16", "data.height", "64", "data.width", "32"]) == 0
+    assert (
+        cost.main(
+            [
+                "steps",
+                "--repeats",
+                "2",
+                "--warm-up",
+                "0",
+                "--json",
+                str(out),
+                "--set",
+                "train.batch_size",
+                "16",
+                "data.height",
+                "64",
+                "data.width",
+                "32",
+            ]
+        )
+        == 0
+    )
     found = json.loads(out.read_text())
     assert list(found["rows"]) == ["baseline", "spectral", "classified_twice", "walk_alone",
                                    "steps_2", "steps_3"]  # fmt: skip

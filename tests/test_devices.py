@@ -30,10 +30,14 @@ OPTIONS = [
     ["spectral.heads", "2", "spectral.group_shuffling", "True"],
     ["spectral.walked_feature", "bottleneck", "spectral.detach_transition", "True"],
     ["spectral.supervision", "plain_twice"],
-    *(["model.attention", f"[{{'after': 'conv4', 'over': '{over}'{more}}}]"]
-      for over, more in zip(AXES, ("", "", "", ", 'frames': 2"))),
-    ["model.attention", "[{'after': 'conv4', 'over': 'pixels', "
-                        "'similarity': 'appearance_and_position'}]"],
+    *(
+        ["model.attention", f"[{{'after': 'conv4', 'over': '{over}'{more}}}]"]
+        for over, more in zip(AXES, ("", "", "", ", 'frames': 2"))
+    ),
+    [
+        "model.attention",
+        "[{'after': 'conv4', 'over': 'pixels', 'similarity': 'appearance_and_position'}]",
+    ],
 ]
 
 

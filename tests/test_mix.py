@@ -150,7 +150,5 @@ def test_the_wrong_gradient_would_be_seen(torchreid):
     still(model).train()
     engine.optimizer.param_groups[0]["maximize"] = True
     images, targets = torch.rand(8, 3, 64, 32), torch.arange(4).repeat_interleave(2)
-    values = [
-        engine.forward_backward({"img": images, "pid": targets})["loss"] for _ in range(3)
-    ]
+    values = [engine.forward_backward({"img": images, "pid": targets})["loss"] for _ in range(3)]
     assert values[2] > values[0]

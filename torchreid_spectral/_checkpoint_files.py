@@ -33,7 +33,8 @@ _SAFE_GLOBALS: list[Any] = [
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
     importlib.import_module(
-        "numpy._core.multiarray" if np.lib.NumpyVersion(np.__version__) >= "2.0.0"
+        "numpy._core.multiarray"
+        if np.lib.NumpyVersion(np.__version__) >= "2.0.0"
         else "numpy.core.multiarray"
     ).scalar,
 ]

@@ -46,6 +46,8 @@ __all__ = [
 ]
 
 _SUBPACKAGES = ("data", "engine", "losses", "metrics", "models", "optim", "utils")
+
+
 @lru_cache(maxsize=1)
 def load() -> ModuleType:
     """Import torchreid, whichever layout it has, and make torchvision importable if need be.

@@ -173,9 +173,7 @@ def list_models() -> list[str]:
     """
     from torchreid_spectral import _compat
 
-    return sorted(
-        PREFIX + name for name in _compat.model_factory() if not name.startswith(PREFIX)
-    )
+    return sorted(PREFIX + name for name in _compat.model_factory() if not name.startswith(PREFIX))
 
 
 def list_losses() -> list[str]:

@@ -101,9 +101,13 @@ def test_names_of_market_and_duke(tmp_path, name):
 
 
 def test_junk_is_dropped_and_distractors_are_nobody(tmp_path):
-    for name in ("train/0001_c1s1_000001_00.jpg",
-                 "train/-1_c1s1_000001_00.jpg", "query/0002_c1s1_000001_00.jpg",
-                 "gallery/0002_c2s1_000001_00.jpg", "gallery/0000_c2s1_000001_00.jpg"):
+    for name in (
+        "train/0001_c1s1_000001_00.jpg",
+        "train/-1_c1s1_000001_00.jpg",
+        "query/0002_c1s1_000001_00.jpg",
+        "gallery/0002_c2s1_000001_00.jpg",
+        "gallery/0000_c2s1_000001_00.jpg",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()  # fmt: skip
     dataset = FolderDataset(str(tmp_path), verbose=False)
@@ -114,9 +118,13 @@ def test_junk_is_dropped_and_distractors_are_nobody(tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "query"])
 def test_people_counted_from_zero_are_people(tmp_path, split):
-    for name in (f"{split}/0000_c1s1_000001_00.jpg", "train/0001_c1s1_000001_00.jpg",
-                 "query/0002_c1s1_000001_00.jpg", "gallery/0002_c2s1_000001_00.jpg",
-                 "gallery/0000_c2s1_000001_00.jpg"):
+    for name in (
+        f"{split}/0000_c1s1_000001_00.jpg",
+        "train/0001_c1s1_000001_00.jpg",
+        "query/0002_c1s1_000001_00.jpg",
+        "gallery/0002_c2s1_000001_00.jpg",
+        "gallery/0000_c2s1_000001_00.jpg",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()  # fmt: skip
     assert scan(tmp_path).distractors == ""
@@ -160,8 +168,12 @@ def test_splits_one_folder_below_are_not_mixed(data_root):
 
 
 def test_folders_that_hide_or_cannot_be_listed(tmp_path, unlisted):
-    for name in ("0001/c1_a.jpg", ".Trash-1000/query/c1_b.jpg", ".Trash-1000/train/c1_b.jpg",
-                 "0002/c1_c.jpg"):
+    for name in (
+        "0001/c1_a.jpg",
+        ".Trash-1000/query/c1_b.jpg",
+        ".Trash-1000/train/c1_b.jpg",
+        "0002/c1_c.jpg",
+    ):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     unlisted(tmp_path / "0002")
@@ -178,8 +190,12 @@ def test_equal_numbers_have_one_order():
 
 
 def test_nobody_among_people_with_words_for_names(tmp_path):
-    for name in ("train/ben/1_a.jpg", "query/anna/1_a.jpg", "gallery/anna/2_a.jpg",
-                 "gallery/0000_c2s1_000001_00.jpg"):
+    for name in (
+        "train/ben/1_a.jpg",
+        "query/anna/1_a.jpg",
+        "gallery/anna/2_a.jpg",
+        "gallery/0000_c2s1_000001_00.jpg",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()  # fmt: skip
     dataset = FolderDataset(str(tmp_path), verbose=False)
@@ -214,8 +230,14 @@ def test_tracklets_without_pictures_are_passed_over(tmp_path):
 
 
 def test_tree_with_words_and_short_names(tmp_path):
-    for name in ("anna/door_1.jpg", "anna/1_c5.png", "ben/door_9.JPG", "ben/.hidden_1.jpg",
-                 "ben/notes.txt", "ben/nocamera.jpg"):
+    for name in (
+        "anna/door_1.jpg",
+        "anna/1_c5.png",
+        "ben/door_9.JPG",
+        "ben/.hidden_1.jpg",
+        "ben/notes.txt",
+        "ben/nocamera.jpg",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()  # fmt: skip
     found = scan(tmp_path)
@@ -344,8 +366,21 @@ def test_training_on_own_images(torchreid, data_root, tiny_options, tmp_path, ca
 
 def test_own_images_error_on_the_command_line(torchreid, tmp_path, capsys):
     touch(tmp_path, "own/1/a_1.jpg", "own/2/a_1.jpg")
-    assert main(["-s", "folder", "-t", "folder", "--root", str(tmp_path / "own"),
-                 "data.save_dir", str(tmp_path / "log")]) == 2
+    assert (
+        main(
+            [
+                "-s",
+                "folder",
+                "-t",
+                "folder",
+                "--root",
+                str(tmp_path / "own"),
+                "data.save_dir",
+                str(tmp_path / "log"),
+            ]
+        )
+        == 2
+    )
     shown = capsys.readouterr().err
     assert "No split can be proposed" in shown and "All carry camera 'a'" in shown
 

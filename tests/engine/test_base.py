@@ -178,9 +178,7 @@ def test_evaluation_equals_torchreids(torchreid, datamanager, tmp_path):
 
 def test_a_run_without_scheduler_saves(torchreid, datamanager, tmp_path):
     model, optimizer, _ = parts(torchreid, datamanager, loss="spectral")
-    engine = ImageSpectralEngine(
-        datamanager, model, optimizer, use_gpu=False, progress=False
-    )
+    engine = ImageSpectralEngine(datamanager, model, optimizer, use_gpu=False, progress=False)
     engine.run(save_dir=str(tmp_path), max_epoch=1)
     saved = torch.load(tmp_path / "model" / "model.pth.tar-1")
     assert set(saved) == {"state_dict", "epoch", "rank1", "optimizer"}
@@ -214,9 +212,7 @@ def test_a_failure_in_the_test_loses_no_training(torchreid, datamanager, tmp_pat
     assert (tmp_path / "model" / "model.pth.tar-1").exists()
 
 
-def test_a_picture_that_fails_costs_nothing(
-    torchreid, datamanager, tmp_path, monkeypatch, caplog
-):
+def test_a_picture_that_fails_costs_nothing(torchreid, datamanager, tmp_path, monkeypatch, caplog):
     engine = spectral_engine(torchreid, datamanager, picture_queries=2)
 
     def broken(*args, **kwargs):
@@ -377,9 +373,7 @@ def test_the_backbone_rests_in_the_first_epochs(torchreid, datamanager, tmp_path
         torchreid, datamanager, loss="spectral", pooling="gem", neck="bnneck"
     )
     before = {key: value.clone() for key, value in model.named_parameters()}
-    engine = ImageSpectralEngine(
-        datamanager, model, optimizer, use_gpu=False, progress=False
-    )
+    engine = ImageSpectralEngine(datamanager, model, optimizer, use_gpu=False, progress=False)
     engine.run(
         str(tmp_path), max_epoch=1, fixbase_epoch=1, open_layers=["classifier", "global_avgpool"]
     )

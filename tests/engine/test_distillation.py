@@ -55,8 +55,9 @@ def test_a_teacher_with_a_bottleneck_needs_its_weights(checkpoint):
     with ts.registry.model_defaults(**options):
         teacher = load_teacher("spectral_osnet_x0_25", path)
     torch.testing.assert_close(teacher(images), model(images))
-    with ts.registry.model_defaults(test_feature="bottleneck", bottleneck_dim=9), pytest.raises(
-        InputError, match=rf"{path} does not fit distill.teacher.*classifier"
+    with (
+        ts.registry.model_defaults(test_feature="bottleneck", bottleneck_dim=9),
+        pytest.raises(InputError, match=rf"{path} does not fit distill.teacher.*classifier"),
     ):
         load_teacher("spectral_osnet_x0_25", path)
 
@@ -97,7 +98,10 @@ def test_a_harmful_checkpoint_runs_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize("student", ["spectral_osnet_x0_25", "spectral_pcb_p4", "spectral_hacnn"])
 def test_a_student_learns_and_the_teacher_stays(
-    torchreid, checkpoint, datamanager, student  # noqa: F811
+    torchreid,
+    checkpoint,
+    datamanager,  # noqa: F811
+    student,
 ):
     path, _ = checkpoint()
     teacher = load_teacher("osnet_x0_25", path)

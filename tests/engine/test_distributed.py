@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 TIMEOUT = 240
 
 # In each process: two steps of its rows, BatchNorm and dropout off; the first saves what it got.
-STEP = '''
+STEP = """
 import os
 import sys
 import torch
@@ -78,7 +78,7 @@ with distributed.process_group(gpu):
     found = {case: step(case) for case in cases}
     if distributed.rank() == 0:
         torch.save(found, out)
-'''
+"""
 
 SGD = "train.optim sgd train.lr 0.0"
 SPECTRAL = f"model.name spectral_osnet_x0_25 loss.name spectral {SGD}"
@@ -326,7 +326,7 @@ def test_after_an_error_no_process_waits_for_the_others(monkeypatch):
     assert ended == [True]
 
 
-TOGETHER = '''
+TOGETHER = """
 import sys
 import time
 from pathlib import Path
@@ -363,7 +363,7 @@ with distributed.process_group(use_gpu=False):
     network.weight.data.fill_(number)
     distributed.share_parameters(network)
     assert network.weight.eq(0).all()
-'''
+"""
 
 
 def test_what_the_first_process_does_the_others_wait_for(tmp_path):

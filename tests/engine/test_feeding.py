@@ -37,9 +37,7 @@ def test_no_batch_gives_nothing():
     assert list(copied_ahead([], lambda batch: batch, use_gpu=False)) == []
 
 
-@pytest.mark.parametrize(
-    "use_gpu", [False, pytest.param(True, marks=[pytest.mark.gpu, gpu])]
-)
+@pytest.mark.parametrize("use_gpu", [False, pytest.param(True, marks=[pytest.mark.gpu, gpu])])
 def test_extracted_features_are_those_of_each_image(build_engine, use_gpu):  # noqa: F811
     engine = build_engine(gpu=use_gpu)
     engine.model.eval()

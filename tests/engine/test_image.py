@@ -22,7 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 
 def test_annealing_goes_on_where_a_checkpoint_left_it(
-    torchreid, datamanager, tmp_path  # noqa: F811
+    torchreid,
+    datamanager,  # noqa: F811
+    tmp_path,
 ):
     def engine():
         return spectral_engine(torchreid, datamanager, criterion=CombinedLoss(ASoftmaxLoss()))

@@ -126,13 +126,11 @@ def test_bf16_is_near_float32_and_keeps_the_graph_in_float32(build_engine):
         engine.compute_losses,
     )  # fmt: skip
     engine.forward_backward(batch())
-    ((scores, features), autocast), = seen
+    (((scores, features), autocast),) = seen
     assert features.dtype == scores[0][0].dtype == torch.float32 and not autocast
 
 
-@pytest.mark.parametrize(
-    "options", [["train.channels_last", "True"], ["train.compile", "eager"]]
-)
+@pytest.mark.parametrize("options", [["train.channels_last", "True"], ["train.compile", "eager"]])
 def test_layout_and_compilation_change_no_loss(build_engine, monkeypatch, options):
     # The compiler cannot trace through the run-time type checker, which only tests have.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -169,9 +169,26 @@ def test_visrank_of_a_spectral_model_on_video(torchreid, datamanager, root, tmp_
 @pytest.mark.parametrize("loss", ["softmax", "triplet"])
 def test_torchreids_losses_on_video(torchreid, datamanager, root, tmp_path, capsys, loss):
     options = options_of(root, tmp_path, NAME)
-    assert main(["--config-file", "configs/baseline_video_demo.yaml", *options, "loss.name", loss,
-                 "model.name", "osnet_x0_25", "video.pooling_method", "attention",
-                 "test.visrank", "True", "test.evaluate", "True"]) == 0
+    assert (
+        main(
+            [
+                "--config-file",
+                "configs/baseline_video_demo.yaml",
+                *options,
+                "loss.name",
+                loss,
+                "model.name",
+                "osnet_x0_25",
+                "video.pooling_method",
+                "attention",
+                "test.visrank",
+                "True",
+                "test.evaluate",
+                "True",
+            ]
+        )
+        == 0
+    )
     assert "mAP" in capsys.readouterr().out
     assert list((tmp_path / f"visrank_{NAME}").glob("*/gallery_top001_*"))
 
@@ -182,8 +199,17 @@ def test_torchreids_losses_on_video(torchreid, datamanager, root, tmp_path, caps
         (["video.pooling_method", "attn"], "Did you mean attention"),
         (["video.sample_method", "even"], "Did you mean evenly"),
         (["video.sample_method", "all"], "make no batch"),
-        (["model.attention", "[{'after': 'conv4', 'over': 'frames'}]", "loss.name", "softmax",
-          "train.chunk_size", "4"], "hands single frames to the model"),
+        (
+            [
+                "model.attention",
+                "[{'after': 'conv4', 'over': 'frames'}]",
+                "loss.name",
+                "softmax",
+                "train.chunk_size",
+                "4",
+            ],
+            "hands single frames to the model",
+        ),
         (["video.frame_temperature", "0.0"], "frame_temperature must be positive"),
         (["synthetic_video.num_cameras", "9"], "num_cameras must be 2 to 6, got 9"),
     ],

@@ -34,9 +34,7 @@ def lists(data: tuple[np.ndarray, ...], length: int | None = None) -> np.ndarray
 def test_chunks_equal_the_whole_and_the_definition(kind, size):
     data = case(0, **KINDS[kind])
     found = evaluate_blocks(blocks(data[0], size), *data[1:], max_rank=12)
-    expected = reference.mean(
-        reference.evaluate(reference.full_lists(data[0]), *data[1:], 12)
-    )
+    expected = reference.mean(reference.evaluate(reference.full_lists(data[0]), *data[1:], 12))
     assert found.mAP == pytest.approx(expected["average_precision"], abs=1e-12)
     assert found.mINP == pytest.approx(expected["inverse_penalty"], abs=1e-12)
     assert found.mAP_trapezoidal == pytest.approx(expected["trapezoidal"], abs=1e-12)

@@ -325,9 +325,7 @@ def test_mutual_matches_reference(top_k: int, self_loops: bool, normalization: s
 def test_symmetric_matches_reference(temperature: float, self_loops: bool) -> None:
     x = features(31, 7, 4)
     actual = transition_matrix(x, temperature, self_loops, normalization="symmetric")
-    expected = reference.transition(
-        x.numpy(), temperature, self_loops, normalization="symmetric"
-    )
+    expected = reference.transition(x.numpy(), temperature, self_loops, normalization="symmetric")
     torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=1e-10, atol=1e-14)
 
 

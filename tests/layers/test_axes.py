@@ -83,8 +83,9 @@ def test_frames_are_a_transformers(heads):
     torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-12)
     theirs = nn.MultiheadAttention(8, heads, bias=False, batch_first=True).double()
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([m.weight for m in (layer.query, layer.key,
-                                                                  layer.value)]))
+        theirs.in_proj_weight.copy_(
+            torch.cat([m.weight for m in (layer.query, layer.key, layer.value)])
+        )
         theirs.out_proj.weight.copy_(layer.output.weight)
     torch.testing.assert_close(layer(x), theirs(x, x, x)[0])
 
@@ -205,12 +206,15 @@ def test_state_dict_round_trip(name):
 def test_nodes_and_back(over, heads):
     x = channels_last(maps(shape=(6, 8, 4, 3)), over)
     nodes = to_nodes(x, over, heads, 3)
-    assert nodes.shape == {
-        "samples": (1, heads, 6, 96 // heads),
-        "pixels": (6, heads, 12, 8 // heads),
-        "channels": (6, heads, 8, 12 // heads),
-        "frames": (2, heads, 3, 96 // heads),
-    }[over]
+    assert (
+        nodes.shape
+        == {
+            "samples": (1, heads, 6, 96 // heads),
+            "pixels": (6, heads, 12, 8 // heads),
+            "channels": (6, heads, 8, 12 // heads),
+            "frames": (2, heads, 3, 96 // heads),
+        }[over]
+    )
     torch.testing.assert_close(from_nodes(nodes, x, over, 3), x)
 
 

@@ -41,9 +41,7 @@ def twin(batches, size, temperature, steps, restart):
     return results
 
 
-@pytest.mark.parametrize(
-    ("steps", "restart"), [(1, 0.0), (3, 0.2), (float("inf"), 0.3)], ids=str
-)
+@pytest.mark.parametrize(("steps", "restart"), [(1, 0.0), (3, 0.2), (float("inf"), 0.3)], ids=str)
 @pytest.mark.parametrize("size", [4, 6, 50])
 def test_walk_with_memory_matches_reference(size, steps, restart):
     batches = [features(i, 4, 6) for i in range(4)]

@@ -72,8 +72,12 @@ def test_zeros_have_a_gradient():
 
 @pytest.mark.parametrize(
     ("rows", "power", "message"),
-    [((), None, "stripes must be >= 1"), ((1, 0), None, "got"), ((1,), 0.0, "power must be pos"),
-     ((1,), float("inf"), "finite, got inf")],
+    [
+        ((), None, "stripes must be >= 1"),
+        ((1, 0), None, "got"),
+        ((1,), 0.0, "power must be pos"),
+        ((1,), float("inf"), "finite, got inf"),
+    ],
 )
 def test_rejects(rows, power, message):
     with pytest.raises(ValueError, match=message):

@@ -334,8 +334,13 @@ def test_normalised_cut_of_a_class_improbable_everywhere(scale):
     assert torch.isfinite(cosines.grad).all()
 
 
-@pytest.mark.parametrize("build", [lambda: build_metric_loss("triplet", metric="euclidean"),
-                                   lambda: QuadrupletLoss(normalize=False)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: build_metric_loss("triplet", metric="euclidean"),
+        lambda: QuadrupletLoss(normalize=False),
+    ],
+)
 def test_gradients_of_close_features_far_from_the_origin(build):
     """As when training begins and all features are nearly one."""
     torch.manual_seed(0)

@@ -27,9 +27,7 @@ def evaluate(
     """Evaluate every query; None where the gallery has no positive from another camera."""
     found = []
     for pid, camid, ranked in zip(q_pids, q_camids, lists):
-        positives = {
-            g for g in range(len(g_pids)) if g_pids[g] == pid and g_camids[g] != camid
-        }
+        positives = {g for g in range(len(g_pids)) if g_pids[g] == pid and g_camids[g] != camid}
         kept = [g for g in ranked if g_pids[g] != pid or g_camids[g] != camid]
         right = [g in positives for g in kept]
         found.append(_query(right, len(positives), max_rank) if positives else None)

@@ -48,9 +48,7 @@ def transitions(
         if similarity == "scaled_dot":
             logits = logits / math.sqrt(width)
         out.append(
-            _walk.softmax_transition(
-                logits, temperature, self_loops, top_k, mutual, normalization
-            )
+            _walk.softmax_transition(logits, temperature, self_loops, top_k, mutual, normalization)
         )
     return out
 

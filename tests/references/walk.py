@@ -36,9 +36,7 @@ def softmax_transition(
     return out
 
 
-def _symmetric(
-    similarity: np.ndarray, temperature: float, chosen: list[list[int]]
-) -> np.ndarray:
+def _symmetric(similarity: np.ndarray, temperature: float, chosen: list[list[int]]) -> np.ndarray:
     """Build D^-1/2 W D^-1/2; a node that is left alone has itself, with any weight."""
     weights = np.zeros(similarity.shape)
     for i, kept in enumerate(chosen):
@@ -60,9 +58,7 @@ def transition(
     normalization: str = "rows",
 ) -> np.ndarray:
     """Build T of a set of features."""
-    return softmax_transition(
-        cosine(x, x), temperature, self_loops, top_k, mutual, normalization
-    )
+    return softmax_transition(cosine(x, x), temperature, self_loops, top_k, mutual, normalization)
 
 
 def step(transition: np.ndarray, x: np.ndarray) -> np.ndarray:

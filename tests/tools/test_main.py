@@ -73,8 +73,19 @@ def test_baseline_equals_torchreids_own_flow(torchreid, tiny_options, tmp_path, 
     """The same losses, seed for seed, as the steps of torchreid's scripts/main.py."""
     from torchreid_spectral.data.datasets import synthetic_defaults
 
-    options = [*tiny_options, "model.name", "osnet_x0_25", "loss.name", loss, "test.eval_freq",
-               "5", "loss.triplet.weight_x", "1.0", "data.save_dir", str(tmp_path / "ours")]
+    options = [
+        *tiny_options,
+        "model.name",
+        "osnet_x0_25",
+        "loss.name",
+        loss,
+        "test.eval_freq",
+        "5",
+        "loss.triplet.weight_x",
+        "1.0",
+        "data.save_dir",
+        str(tmp_path / "ours"),
+    ]
     assert main(options) == 0
     ours = losses(capsys.readouterr().out.replace("loss_x", "loss").replace("loss_t", "loss"))
     torchreid.utils.set_random_seed(1)
@@ -116,8 +127,22 @@ def test_duke_layout(torchreid, data_root, tiny_options, tmp_path, capsys):
     for key in ("data.sources", "data.targets", "data.root"):
         options.pop(key)
     flat = [part for pair in options.items() for part in pair]
-    assert main(["--config-file", "configs/spectral_duke.yaml", "--root", str(root), *flat,
-                 "model.name", "spectral_resnet18", "data.save_dir", str(tmp_path / "log")]) == 0
+    assert (
+        main(
+            [
+                "--config-file",
+                "configs/spectral_duke.yaml",
+                "--root",
+                str(root),
+                *flat,
+                "model.name",
+                "spectral_resnet18",
+                "data.save_dir",
+                str(tmp_path / "log"),
+            ]
+        )
+        == 0
+    )
     assert re.search(r"dukemtmcreid +local_blurring", capsys.readouterr().out)
 
 
@@ -176,8 +201,18 @@ def test_missing_dataset(torchreid, capsys, tmp_path, name, words):
 
 def test_incomplete_dataset(torchreid, capsys, tmp_path):
     (tmp_path / "dukemtmc-reid" / "DukeMTMC-reID" / "query").mkdir(parents=True)
-    status = main(["-s", "dukemtmcreid", "-t", "dukemtmcreid", "--root", str(tmp_path),
-                   "data.save_dir", str(tmp_path / "log")])
+    status = main(
+        [
+            "-s",
+            "dukemtmcreid",
+            "-t",
+            "dukemtmcreid",
+            "--root",
+            str(tmp_path),
+            "data.save_dir",
+            str(tmp_path / "log"),
+        ]
+    )
     assert status == 2
     shown = capsys.readouterr().err
     assert "bounding_box_train" in shown and "is not found" in shown
@@ -227,8 +262,17 @@ def test_launcher_runs_an_unedited_script(python, data_root, tmp_path, layout):
     shutil.copytree(data_root / "synthetic_pedestrians", tree)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("synthetic_pedestrians", "market1501"))
-    result = python("-m", "torchreid_spectral", "--set", "temperature=0.2", script, root,
-                    "spectral_resnet18", tmp_path / "log", layout=layout)
+    result = python(
+        "-m",
+        "torchreid_spectral",
+        "--set",
+        "temperature=0.2",
+        script,
+        root,
+        "spectral_resnet18",
+        tmp_path / "log",
+        layout=layout,
+    )
     assert "mAP:" in result.stdout and losses(result.stdout)
 
 
@@ -246,8 +290,9 @@ def test_torchreids_own_main(python, data_root, tmp_path, layout):
                "data.workers", "0", "train.fixbase_epoch", "1"]  # fmt: skip
     for name in ("osnet_x0_25", "spectral_resnet18"):
         run = [*options, "model.name", name, "data.save_dir", tmp_path / name]
-        theirs = python("-m", "torchreid_spectral", clone / "scripts" / "main.py", *run,
-                        layout=layout)
+        theirs = python(
+            "-m", "torchreid_spectral", clone / "scripts" / "main.py", *run, layout=layout
+        )
         ours = python("tools/main.py", *run, layout=layout)
         assert len(losses(theirs.stdout)) >= 2
         assert losses(ours.stdout) == losses(theirs.stdout)
@@ -363,7 +408,17 @@ def test_same_seed_same_result(torchreid, tiny_options, tmp_path):
     results = []
     for run in "ab":
         folder = tmp_path / run
-        assert main(["--config-file", "configs/spectral_demo.yaml", *tiny_options,
-                     "data.save_dir", str(folder)]) == 0
+        assert (
+            main(
+                [
+                    "--config-file",
+                    "configs/spectral_demo.yaml",
+                    *tiny_options,
+                    "data.save_dir",
+                    str(folder),
+                ]
+            )
+            == 0
+        )
         results.append(torch.load(folder / "model" / "model.pth.tar-1")["state_dict"])
     assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())

@@ -333,9 +333,7 @@ def test_nothing_half_written(files, tmp_path, capsys, monkeypatch, flag):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "kept").touch()
     before = sorted(tmp_path.rglob("*"))
-    assert "cannot write" in refused(
-        capsys, files, "--method", "none", flag, tmp_path / "folder"
-    )
+    assert "cannot write" in refused(capsys, files, "--method", "none", flag, tmp_path / "folder")
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -209,8 +209,12 @@ def test_other_labels_are_written_anew(weights, data_root, tmp_path, capsys):  #
 
 @pytest.mark.parametrize("split", ["train", "gallery"])
 def test_nobody_is_in_no_training_set(weights, tmp_path, capsys, split):  # noqa: F811
-    for name in ("train/0001_c1s1_000001_00.jpg", "query/0002_c1s1_000001_00.jpg",
-                 "gallery/0002_c2s1_000001_00.jpg", "gallery/0000_c2s1_000001_00.jpg"):
+    for name in (
+        "train/0001_c1s1_000001_00.jpg",
+        "query/0002_c1s1_000001_00.jpg",
+        "gallery/0002_c2s1_000001_00.jpg",
+        "gallery/0000_c2s1_000001_00.jpg",
+    ):
         path = tmp_path / "own" / name
         path.parent.mkdir(exist_ok=True, parents=True)
         Image.new("RGB", (8, 16)).save(path)  # fmt: skip
@@ -241,8 +245,13 @@ def test_a_dataset_is_read_as_the_run_read_it(run_folder, data_root, tmp_path): 
 
 
 def test_people_keep_their_names(weights, tmp_path, capsys):  # noqa: F811
-    for name in ("query/anna/1_a.jpg", "gallery/anna/2_a.jpg", "gallery/ben/2_a.jpg",
-                 "train/cleo/1_a.jpg", "gallery/0000_c2s1_000001_00.jpg"):
+    for name in (
+        "query/anna/1_a.jpg",
+        "gallery/anna/2_a.jpg",
+        "gallery/ben/2_a.jpg",
+        "train/cleo/1_a.jpg",
+        "gallery/0000_c2s1_000001_00.jpg",
+    ):
         path = tmp_path / "own" / name
         path.parent.mkdir(exist_ok=True, parents=True)
         Image.new("RGB", (8, 16)).save(path)  # fmt: skip

@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 
-
 def set_backends(cfg: CfgNode) -> None:
     """Choose what PyTorch's backends may do, and say so.
 
@@ -244,8 +243,9 @@ def to_dict(node: Any) -> Any:  # noqa: ANN401
     Returns:
         The same, nested.
     """
-    return {name: to_dict(value) if hasattr(value, "items") else value for name, value in
-            node.items()}
+    return {
+        name: to_dict(value) if hasattr(value, "items") else value for name, value in node.items()
+    }
 
 
 def is_own(path: str) -> bool:

@@ -241,6 +241,7 @@ _SPECTRAL: dict[str, Any] = {
     "report": {"ranked_lists": 0, "html": True, "baseline": ""},
 }
 
+
 def get_default_config() -> CfgNode:
     """Give a fresh config with all defaults.
 

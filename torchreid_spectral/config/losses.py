@@ -143,9 +143,7 @@ def build_criterion(cfg: CfgNode) -> CombinedLoss:
         build_id_loss(id_loss, **_options(cfg, id_loss)) if id_loss else None,
         weight=cfg.loss.weight,
         weight_walked=cfg.loss.weight_walked,
-        metric_losses={
-            name: build_metric_loss(name, **_options(cfg, name)) for name in metrics
-        },
+        metric_losses={name: build_metric_loss(name, **_options(cfg, name)) for name in metrics},
         metric_weights=dict(zip(metrics, weights)),
         metric_on=cfg.loss.metric_on,
     )

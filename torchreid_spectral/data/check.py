@@ -83,9 +83,7 @@ def _names(found: Scan) -> list[Finding]:
     if not found.ignored:
         return []
     message = "files, rows or folders were passed over: they do not say identity and camera"
-    return [
-        Finding("ignored", "warning", len(found.ignored), message, _some(found.ignored))
-    ]
+    return [Finding("ignored", "warning", len(found.ignored), message, _some(found.ignored))]
 
 
 def _read(file: str) -> tuple[str, str]:

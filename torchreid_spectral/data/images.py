@@ -26,9 +26,7 @@ __all__ = [
     "reading_with",
 ]
 
-PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-)
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 """Ends of the names of pictures in folders, in lower case."""
 
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)

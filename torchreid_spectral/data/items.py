@@ -41,7 +41,10 @@ class NamedItems(Dataset[Any]):
     """
 
     def __init__(
-        self, dataset: Any, on_error: str = "raise", reader: ImageReader | None = None  # noqa: ANN401
+        self,
+        dataset: Any,  # noqa: ANN401
+        on_error: str = "raise",
+        reader: ImageReader | None = None,
     ) -> None:
         self.dataset, self.on_error, self.reader = dataset, on_error, reader
         self._digests: list[str] | None = None

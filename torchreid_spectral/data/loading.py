@@ -32,6 +32,7 @@ from torchreid_spectral.errors import InputError, RunError
 
 __all__ = ["EpochLoader", "leave_with_parent"]
 
+
 class EpochLoader:
     """Iterates over a torchreid loader, an epoch at a time, from any position.
 

@@ -78,7 +78,11 @@ class Distillation:
 
 
 def load_teacher(
-    name: str, path: str | Path, *, use_gpu: bool = False, **options: Any  # noqa: ANN401
+    name: str,
+    path: str | Path,
+    *,
+    use_gpu: bool = False,
+    **options: Any,  # noqa: ANN401
 ) -> nn.Module:
     """Build a teacher and load its weights, weights only; every weight of its feature must fit.
 

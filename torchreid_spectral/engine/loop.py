@@ -170,7 +170,10 @@ class LoopMixin(StepMixin):
             )
 
     def train(
-        self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: Any = None  # noqa: ANN401
+        self,
+        print_freq: int = 10,
+        fixbase_epoch: int = 0,
+        open_layers: Any = None,  # noqa: ANN401
     ) -> None:
         """Train one epoch, or the rest of one.
 

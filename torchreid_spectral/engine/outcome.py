@@ -85,9 +85,7 @@ def _draw(engine: TestMixin, answers: Answers, folder: str, visrank_topk: int) -
         logger.info("Ranked lists drawn to %s", path)
 
 
-def save_metrics(
-    engine: TestMixin, result: TestResult, folder: str, ranks: Sequence[int]
-) -> None:
+def save_metrics(engine: TestMixin, result: TestResult, folder: str, ranks: Sequence[int]) -> None:
     """Write ``metrics.json``: a result with what it was made by.
 
     Args:
@@ -110,9 +108,7 @@ def save_metrics(
     logger.info("Metrics saved to %s", path)
 
 
-def log_metrics(
-    dataset: str, view: str, metrics: RankingMetrics, ranks: Sequence[int]
-) -> None:
+def log_metrics(dataset: str, view: str, metrics: RankingMetrics, ranks: Sequence[int]) -> None:
     """Say mAP and CMC curve of a dataset's post-processing as torchreid prints them."""
     title = "without post-processing" if view == PLAIN else f"with {view}"
     lines = [f"** Results on {dataset}, {title} **", f"mAP: {metrics.mAP:.1%}", "CMC curve"]

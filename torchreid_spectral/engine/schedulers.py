@@ -149,9 +149,7 @@ def patch_schedulers() -> None:
                 warmup_epochs=_warmup.value[0],
                 warmup_factor=_warmup.value[1],
             )
-        scheduler: LRScheduler = original(
-            optimizer, lr_scheduler, stepsize, gamma, max_epoch
-        )
+        scheduler: LRScheduler = original(optimizer, lr_scheduler, stepsize, gamma, max_epoch)
         return scheduler
 
     _compat.replace_everywhere(original, build_lr_scheduler)

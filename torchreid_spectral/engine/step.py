@@ -211,9 +211,7 @@ class StepMixin(TorchreidEngine):
             checked["norm of the gradient"] = norm_value
         if self.guard.allows(checked, data):
             if self.options.clip_norm:
-                nn.utils.clip_grads_with_norm_(
-                    network.parameters(), self.options.clip_norm, norm
-                )
+                nn.utils.clip_grads_with_norm_(network.parameters(), self.options.clip_norm, norm)
             self.scaler.step(self.optimizer)
             if self.average is not None:
                 self.average.update_parameters(network)

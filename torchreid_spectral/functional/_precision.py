@@ -42,9 +42,13 @@ _call_vectorised_once()
 
 _products: Any = torch.backends.cuda.matmul
 # PyTorch 2.9 named the setting anew, and mixing both names is an error there.
-_SETTING, _EXACT = ("fp32_precision", "ieee") if hasattr(_products, "fp32_precision") else (
-    "allow_tf32",
-    False,
+_SETTING, _EXACT = (
+    ("fp32_precision", "ieee")
+    if hasattr(_products, "fp32_precision")
+    else (
+        "allow_tf32",
+        False,
+    )
 )
 
 

@@ -201,8 +201,6 @@ def rank_prepared(
     return *_joined(parts, k), largest
 
 
-
-
 def _joined(parts: list[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
     if len(parts) == 1:
         return parts[0]

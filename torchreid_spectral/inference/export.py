@@ -158,9 +158,7 @@ def onnx_difference(path: str | Path, network: nn.Module, images: Tensor) -> tup
     return float((found - expected).abs().max()), float(expected.abs().max())
 
 
-def _write_onnx(
-    network: nn.Module, example: Tensor, path: Path, about: Mapping[str, str]
-) -> None:
+def _write_onnx(network: nn.Module, example: Tensor, path: Path, about: Mapping[str, str]) -> None:
     """Write with the exporter that traces, or, where it cannot, with the newer one.
 
     The first takes a tenth of the time, but cannot write some backbones with a batch of any size
@@ -206,9 +204,7 @@ def _export_onnx(network: nn.Module, example: Tensor, path: Path, *, newer: bool
             program.save(str(path))  # type: ignore[union-attr]
             return
         axes = {"images": {0: "batch"}, "features": {0: "batch"}}
-        torch.onnx.export(
-            network, (example,), str(path), dynamo=False, dynamic_axes=axes, **names
-        )
+        torch.onnx.export(network, (example,), str(path), dynamo=False, dynamic_axes=axes, **names)
 
 
 def _worst_difference(network: nn.Module, example: Tensor, path: Path) -> float:

@@ -85,9 +85,7 @@ class SpectralReID:
         self.model, self.settings = open_model(weights, **settings)
         self.fingerprint = fingerprint(self.model, self.settings)
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        network = FeatureNetwork(
-            self.model, flip=self.settings.flip, unit=self.settings.normalize
-        )
+        network = FeatureNetwork(self.model, flip=self.settings.flip, unit=self.settings.normalize)
         self._extract = Extractor(network, self.device, amp)
         _compat.place_constants(self.model, use_gpu=self.device.type == "cuda")
         self.channels, self.batch_size = channels, batch_size

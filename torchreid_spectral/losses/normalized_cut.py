@@ -50,9 +50,7 @@ class NormalizedCutLoss(MetricLoss):
 
     needs_scores = True
 
-    def __init__(
-        self, temperature: float = 0.1, scale: float = 15.0, detach: bool = True
-    ) -> None:
+    def __init__(self, temperature: float = 0.1, scale: float = 15.0, detach: bool = True) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}.")

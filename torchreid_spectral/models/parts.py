@@ -150,7 +150,9 @@ class StripedHead(nn.ModuleList):
             S features ``(B, D)``, no views: compiled models that give views of one feature beside
             it fail (torch.compile, inductor, of PyTorch 2.13).
         """
-        return tuple(part.contiguous() for part in features.unflatten(1, (-1, len(self))).unbind(2))
+        return tuple(
+            part.contiguous() for part in features.unflatten(1, (-1, len(self))).unbind(2)
+        )
 
     def forward(self, features: Float[Tensor, "B D_S"]) -> list[Any]:
         """Classify each part.

@@ -171,9 +171,7 @@ def make_spectral(
 
     def head(classifier: nn.Linear) -> SpectralHead:
         dim = classifier.in_features
-        return SpectralHead(
-            dim, classifier.out_features, walk=chosen.walk(dim), **chosen.head()
-        )
+        return SpectralHead(dim, classifier.out_features, walk=chosen.walk(dim), **chosen.head())
 
     parts = set_pooling(
         backbone,

@@ -235,9 +235,7 @@ def histogram(
     return figure
 
 
-def scatter(
-    panels: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], columns: int = 3
-) -> Figure:
+def scatter(panels: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], columns: int = 3) -> Figure:
     """Draw embeddings of the same identities side by side, coloured and shaped alike.
 
     Args:

@@ -88,7 +88,10 @@ def folders_of_pictures(paths: Sequence[str | Sequence[str]]) -> dict[str, list[
 
 
 def _orders(
-    method: Reranker, features: Tensor, chosen: Any, asked: Mapping[str, Any]  # noqa: ANN401
+    method: Reranker,
+    features: Tensor,
+    chosen: Any,  # noqa: ANN401
+    asked: Mapping[str, Any],
 ) -> list[list[int]]:
     """Rank all queries, as some methods treat them jointly, and keep the chosen ones."""
     depth = min(len(method.gallery), 200)

@@ -33,9 +33,7 @@ class JointReranker(Reranker):
         """Neighbours of a node that the method looks at, itself counted."""
 
     @abstractmethod
-    def _together(
-        self, query: Tensor, camids: Tensor | None
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def _together(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         """Give the distances when all queries are nodes of one graph; prepared rows."""
 
     @abstractmethod

@@ -109,7 +109,9 @@ class GraphWalk(JointReranker):
         camera_normalization: str = "none",
     ) -> None:
         super().__init__(
-            search=search, chunk_size=chunk_size, progress=progress,
+            search=search,
+            chunk_size=chunk_size,
+            progress=progress,
             camera_normalization=camera_normalization,
         )
         for kind, name, known in (

@@ -69,7 +69,10 @@ class GroupShuffling(HeadReranker):
         camera_normalization: str = "none",
     ) -> None:
         super().__init__(
-            k=k, search=search, chunk_size=chunk_size, progress=progress,
+            k=k,
+            search=search,
+            chunk_size=chunk_size,
+            progress=progress,
             camera_normalization=camera_normalization,
         )
         if groups < 1:

@@ -112,7 +112,10 @@ class KReciprocal(JointReranker):
         camera_normalization: str = "none",
     ) -> None:
         super().__init__(
-            metric=metric, search=search, chunk_size=chunk_size, progress=progress,
+            metric=metric,
+            search=search,
+            chunk_size=chunk_size,
+            progress=progress,
             camera_normalization=camera_normalization,
         )
         for name, value in (("k1", k1), ("k2", k2)):
@@ -132,9 +135,7 @@ class KReciprocal(JointReranker):
     def _half(self) -> int:
         return round(self.k1 / 2)  # half to even, as np.around
 
-    def _together(
-        self, query: Tensor, camids: Tensor | None
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def _together(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         near = self._near.joined(self._search, query, self._depth, self._bar)
         nodes = torch.cat([query, self._search.features])
         indices = near.indices.cpu().numpy()
@@ -153,9 +154,9 @@ class KReciprocal(JointReranker):
         indices = found[0].cpu().numpy()
         near = np.concatenate([np.full((len(query), 1), count), indices], axis=1)[:, : self._depth]
         # Column G is the query itself: no gallery row has it.
-        mine = np.concatenate(
-            [np.ones((len(query), 1)), taken.cpu().numpy()], axis=1
-        )[:, : self.k1 + 1]
+        mine = np.concatenate([np.ones((len(query), 1)), taken.cpu().numpy()], axis=1)[
+            :, : self.k1 + 1
+        ]
         reciprocal = adjacency(near[:, : self.k1 + 1], mine, columns=count + 1)
         reciprocal.eliminate_zeros()
         members = expand(reciprocal, graph.half)
@@ -244,9 +245,7 @@ class KReciprocal(JointReranker):
         relative = distances.clamp_min(0).div_(farthest.clamp_min(tiny))
         return relative.square_() if self.square_distances else relative
 
-    def _mixed(
-        self, query: Tensor, encoding: Csr, by_column: Csr, farthest: Tensor
-    ) -> Tensor:
+    def _mixed(self, query: Tensor, encoding: Csr, by_column: Csr, farthest: Tensor) -> Tensor:
         """Mix the Jaccard distance of a chunk's encodings with the original one."""
         original = PREPARED_METRICS[self.metric](query, self._search.features)
         original = self._normalize(original, farthest[:, None])

@@ -68,7 +68,9 @@ class KNNVoting(Reranker):
         camera_normalization: str = "none",
     ) -> None:
         super().__init__(
-            search=search, chunk_size=chunk_size, progress=progress,
+            search=search,
+            chunk_size=chunk_size,
+            progress=progress,
             camera_normalization=camera_normalization,
         )
         for name, value in (("k", k), ("depth", depth)):

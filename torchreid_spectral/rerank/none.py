@@ -34,7 +34,10 @@ class NoReranking(Reranker):
         camera_normalization: str = "none",
     ) -> None:
         super().__init__(
-            metric=metric, search=search, chunk_size=chunk_size, progress=progress,
+            metric=metric,
+            search=search,
+            chunk_size=chunk_size,
+            progress=progress,
             camera_normalization=camera_normalization,
         )
 

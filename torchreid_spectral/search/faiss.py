@@ -47,9 +47,7 @@ class _FaissSearch(Search):
 
     copies = True
 
-    def __init__(
-        self, *, metric: str = "cosine", chunk_size: int = 4096, gpus: int = 0
-    ) -> None:
+    def __init__(self, *, metric: str = "cosine", chunk_size: int = 4096, gpus: int = 0) -> None:
         super().__init__(metric=metric, chunk_size=chunk_size)
         found = getattr(self._faiss, "get_num_gpus", lambda: 0)()
         if not 0 <= gpus <= found:
