@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -158,7 +159,14 @@ def start(arguments, **environment):
 
 
 def finished(started):
-    return [(process.communicate(timeout=TIMEOUT), process.returncode) for process in started]
+    """Wait for all; if one does not end, none is left that would hold a port of later tests."""
+    try:
+        return [(process.communicate(timeout=TIMEOUT), process.returncode) for process in started]
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
 
 
 @pytest.fixture(scope="module")
