@@ -50,6 +50,8 @@ PARTS = ("spectral.pooling", "gem", "spectral.stripes", "2",
 STRONG = ("loss.id", "softmax", "loss.metric", "triplet",
           "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
           "spectral.neck", "bnneck", "spectral.test_feature", "bottleneck", *PARTS)  # fmt: skip
+TRIPLET = ("loss.id", "softmax", "loss.metric", "triplet")
+QUADRUPLET = ("loss.id", "softmax", "loss.metric", "quadruplet")
 BASELINE: dict[str, Variant] = {"baseline": (PLAIN, [])}
 
 
@@ -77,8 +79,12 @@ SUITES: dict[str, dict[str, Variant]] = {
     "graph": SPECTRAL | walks("detach_transition", "True") | walks("memory", "256")
     | walks("walked_feature", "bottleneck"),
     "losses": pairs("softmax", "loss.id", "softmax")
-    | pairs("softmax_triplet", "loss.id", "softmax", "loss.metric", "triplet")
-    | pairs("softmax_quadruplet", "loss.id", "softmax", "loss.metric", "quadruplet"),
+    | pairs("softmax_triplet", *TRIPLET) | pairs("softmax_quadruplet", *QUADRUPLET),
+    # Metric losses on X and X', and on X alone.
+    "triplet": pairs("softmax_triplet", *TRIPLET)
+    | {"softmax_triplet_walk_plain": (WALK, [*TRIPLET])},
+    "quadruplet": pairs("softmax_quadruplet", *QUADRUPLET)
+    | {"softmax_quadruplet_walk_plain": (WALK, [*QUADRUPLET])},
     "parts": pairs("parts", *PARTS),
     # A second and a third cycle of the learning rate, each from weights of the one before: give
     # them as --weights.
