@@ -72,7 +72,7 @@ def filled(page: Path) -> str:
     def replaced(found: re.Match[str]) -> str:
         kind, name, *rest = found["what"].split()
         figures = load(name)
-        made = f"{circumstances(figures)}, `results/{name}.json`"
+        made = f"{circumstances(figures, *rest[:1])}, `results/{name}.json`"
         given = [load(other) for other in rest] if kind in OF_SEVERAL else rest
         lines = [*KINDS[kind](figures, *given), "", made]
         return f"{found[1]}{chr(10).join(lines)}\n{found[3]}"
@@ -85,11 +85,15 @@ def load(name: str) -> Figures:
     return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def circumstances(figures: Figures) -> str:
-    """Say with what the figures were made."""
+def circumstances(figures: Figures, suite: str = "") -> str:
+    """Say with what the figures were made; of a suite, by which commits its own were."""
     threads = f", {figures['threads']} threads" if "threads" in figures else ""
-    torch = figures["versions"]["torch"]
-    return f"Commit {figures['commit']}, torch {torch}, {figures['platform']}{threads}"
+    torch, commit = figures["versions"]["torch"], figures["commit"]
+    if shown := figures.get("suites", {}).get(suite):
+        commit = ", ".join(sorted({row["commit"] or "not known"
+                                   for key, row in figures["rows"].items()
+                                   if key.rpartition("/")[0] in shown}))  # fmt: skip
+    return f"Commit {commit}, torch {torch}, {figures['platform']}{threads}"
 
 
 LAYOUTS = {

@@ -84,6 +84,17 @@ def test_tables_are_written_between_their_comments(tables, drawn, capsys):
     assert tables.main(["--check"]) == 0
 
 
+def test_a_suite_names_the_commits_of_its_own_rows(tables):
+    figures = {
+        "commit": "a, b, c", "platform": "Linux", "versions": {"torch": "2.0"},
+        "suites": {"some": ["one", "two"], "other": ["three"]},
+        "rows": {"one/seed_1": {"commit": "b"}, "two/seed_1": {"commit": None},
+                 "two/seed_2": {"commit": "b"}, "three/seed_1": {"commit": "c"}},
+    }  # fmt: skip
+    assert tables.circumstances(figures, "some") == "Commit b, not known, torch 2.0, Linux"
+    assert tables.circumstances(figures) == "Commit a, b, c, torch 2.0, Linux"
+
+
 def test_pairs_of_a_suite(tables):
     """A pair a line, over the seeds that both have."""
 
