@@ -1,4 +1,4 @@
-"""Export trained weights to ONNX, TorchScript or safetensors, with a model card beside.
+"""Export trained weights to ONNX, TorchScript or safetensors, each with a model card beside.
 
 Example:
     python tools/export.py log/spectral_demo --format onnx --normalization
@@ -63,14 +63,12 @@ def run(args: argparse.Namespace) -> Path:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     model, settings = open_model(weights, **given)
     out = args.out or weights.with_name(f"{settings.model_name}{ENDINGS[args.form]}")
-    if out.suffix == ".md":
-        raise InputError(f"--out {out} is where the model card goes: take {ENDINGS[args.form]}.")
     config = read_config(weights)
     export(model, settings, out, form=args.form, normalization=args.normalization, config=config)
     inside = ", normalisation inside" if args.normalization else ""
     files = f"`{out.name}` ({args.form}{inside})"
     card = model_card(settings, config, metrics_of(weights, model, settings), files)
-    write_text(out.with_suffix(".md"), card)
+    write_text(out.with_name(f"{out.name}.md"), card)  # one of each file: they differ
     return out
 
 

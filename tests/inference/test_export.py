@@ -71,13 +71,15 @@ def test_tool_bakes_normalisation_in(weights, reid, pictures, tmp_path, capsys):
     about = json.loads(session.get_modelmeta().custom_metadata_map["torchreid_spectral"])
     assert about["fingerprint"] == reid.fingerprint and about["normalization_inside"] is True
     assert (about["height"], about["width"], about["metric"]) == (64, 32, "cosine")
-    card = (tmp_path / "model.md").read_text()
+    card = (tmp_path / "model.onnx.md").read_text()
     for word in ("spectral_osnet_x0_25", "64 x 32", "Licence", "Not measured", "normalisation in"):
         assert word in card
 
     script = tmp_path / "model.pt"
     given = [str(weights), "--format", "torchscript", "--out", str(script), "--normalization"]
     assert tool(given) == 0
+    assert (tmp_path / "model.onnx.md").read_text() == card
+    assert "`model.pt` (torchscript" in (tmp_path / "model.pt.md").read_text()
     extra = {"torchreid_spectral": ""}
     loaded = torch.jit.load(str(script), _extra_files=extra)
     assert json.loads(extra["torchreid_spectral"]) == about
