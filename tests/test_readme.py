@@ -76,8 +76,8 @@ def test_demo_gives_the_figures_shown(tmp_path):
     command = re.search(r"python (tools/main.py .*)", README)[1].split()
     options = ["data.save_dir", str(tmp_path / "log"), "data.root", str(tmp_path / "data")]
     run = subprocess.run([sys.executable, *command, *options], cwd=REPOSITORY, text=True,
-                         env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE,
-                         check=True)  # fmt: skip
+                         env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "2"},
+                         stdout=subprocess.PIPE, check=True)  # fmt: skip
     found = table_of(run.stdout)
     for row, figures in table_of(SHOWN).items():
         assert found[row] == pytest.approx(figures, abs=4), row
