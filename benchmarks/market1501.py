@@ -46,12 +46,11 @@ SPECTRAL: dict[str, Variant] = {"spectral": (WALK, [])}
 # Stripes beside the whole map, GeM pooling, crops and erasing.
 PARTS = ("spectral.pooling", "gem", "spectral.stripes", "2",
          "data.transforms", "[random_flip,random_pad_crop,random_erase]")  # fmt: skip
-# H. Luo et al., 2019: BNNeck, triplet, label smoothing; and the parts.
-STRONG = ("loss.id", "softmax", "loss.metric", "triplet",
-          "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
-          "spectral.neck", "bnneck", "spectral.test_feature", "bottleneck", *PARTS)  # fmt: skip
 TRIPLET = ("loss.id", "softmax", "loss.metric", "triplet")
 QUADRUPLET = ("loss.id", "softmax", "loss.metric", "quadruplet")
+# H. Luo et al., 2019: BNNeck, triplet, label smoothing; and the parts.
+STRONG = (*TRIPLET, "loss.softmax.label_smooth", "True", "loss.softmax.scale", "15.0",
+          "spectral.neck", "bnneck", "spectral.test_feature", "bottleneck", *PARTS)  # fmt: skip
 BASELINE: dict[str, Variant] = {"baseline": (PLAIN, [])}
 
 
