@@ -90,6 +90,9 @@ SUITES: dict[str, dict[str, Variant]] = {
     "again": {"parts_walk": pairs("parts", *PARTS)["parts_walk"],
               "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.00075"]),
               "parts_walk_third": (WALK, [*PARTS, "train.lr", "0.00075"])},
+    # Long trainings, of benchmarks/market1501_rested.py.
+    "long": {"long_walk": pairs("parts", *PARTS)["parts_walk"],
+             "long_walk_quadruplet": (WALK, [*PARTS, "loss.metric", "quadruplet"])},
     # The walk with the triplet loss on X alone, on the feature after the BNNeck, and both. There
     # the triplet loss compares that feature too: so has a baseline of its own.
     "strong": pairs("strong", *STRONG) | {
