@@ -89,7 +89,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file of the figures, else in the folder")
     parser.add_argument("--collect", action="store_true",
                         help="train nothing: figures of what has finished")  # fmt: skip
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+    parser.add_argument("--set", action="extend", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
     return parser.parse_args(argv)
 

@@ -154,7 +154,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="picture of escape and Ncut over training, first suite")  # fmt: skip
     parser.add_argument("--plot-map", type=Path,
                         help="picture of mAP, a panel a suite")  # fmt: skip
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+    parser.add_argument("--set", action="extend", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
     return checked(parser, argv)
 

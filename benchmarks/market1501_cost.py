@@ -73,7 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=15, help="of each step and test")
     parser.add_argument("--warm-up", type=int, default=3, help="rounds before those")
     parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+    parser.add_argument("--set", action="extend", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all")  # fmt: skip
     args = parser.parse_args(argv)
     suites = args.suites or [*whole.SUITES]

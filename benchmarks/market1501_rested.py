@@ -76,7 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=1, help="(default 1)")
     parser.add_argument("--out", type=Path, default=Path("log/market1501_rested"), help="folder")
     parser.add_argument("--json", type=Path, help="file of the figures, else in the folder")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+    parser.add_argument("--set", action="extend", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
     args = whole.checked(parser, argv)
     for option in ("epochs", "views"):

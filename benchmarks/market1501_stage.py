@@ -82,7 +82,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file of the figures, else in the folder")
     parser.add_argument("--plot-map", type=Path,
                         help="picture of mAP, a panel a suite")  # fmt: skip
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+    parser.add_argument("--set", action="extend", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
     args = whole.checked(parser, argv)
     for name, (_, options) in whole.chosen(args).items():

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torchreid_spectral._files import show_any_name
 from torchreid_spectral.errors import InputError
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status.
     """
     args = parse(argv)
+    show_any_name()
     try:
         return run(args)
     except InputError as error:
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         draw_distribution(args.picture, report.per_identity, report.per_camera,
                           num_instances=args.num_instances, noun=noun)  # fmt: skip
     shown = json.dumps(report.as_dict(), indent=2) if args.json else text(report, args)
-    print(shown.encode("utf-8", "backslashreplace").decode())  # names need not be UTF-8
+    print(shown)
     if args.write_split and report.proposal is None:
         print("No split was written: there is no proposal, as splits are given or none fits.",
               file=sys.stderr)  # fmt: skip

@@ -77,7 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="runs at a time (default 1)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("log/compare"), help="folder")
     parser.add_argument("--root", default="", help="folder that holds the datasets")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+    parser.add_argument("--set", action="extend", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options for all runs")  # fmt: skip
     return parser.parse_args(argv)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torchreid_spectral._files import show_any_name
 from torchreid_spectral.errors import InputError
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 where the user can mend something.
     """
     args = parse(argv)
+    show_any_name()
     try:
         print(run(args))
     except InputError as error:
@@ -63,6 +65,11 @@ def run(args: argparse.Namespace) -> Path:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     model, settings = open_model(weights, **given)
     out = args.out or weights.with_name(f"{settings.model_name}{ENDINGS[args.form]}")
+    if out.exists() and out.samefile(weights):
+        raise InputError(
+            f"--out {out} is the file that is exported: its classifier would be lost. Give "
+            "another name."
+        )
     config = read_config(weights)
     export(model, settings, out, form=args.form, normalization=args.normalization, config=config)
     inside = ", normalisation inside" if args.normalization else ""

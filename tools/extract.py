@@ -15,11 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchreid_spectral._files import show_any_name
 from torchreid_spectral.errors import InputError, UnknownNameError
 
 
@@ -33,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 where the user can mend something.
     """
     args = parse(argv)
+    show_any_name()
     try:
         run(args)
     except InputError as error:
@@ -54,7 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("images", nargs="?", help="folder of images")
     parser.add_argument("--dataset", help="a dataset of torchreid instead of a folder")
     parser.add_argument("--split", default="gallery", choices=["train", "query", "gallery"])
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE",
+    parser.add_argument("--set", action="extend", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options of the dataset, above the run's")  # fmt: skip
     parser.add_argument("--root", default="reid-data", help="folder that holds the datasets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the gallery")
@@ -90,6 +94,7 @@ def open_reid(args: argparse.Namespace, **more: Any) -> Any:
 
 def run(args: argparse.Namespace) -> None:
     """Extract what is not there yet, a shard at a time."""
+    from torchreid_spectral.inference.extraction import NothingReadError
     from torchreid_spectral.inference.gallery import write_manifest, write_shard
 
     if args.shard_size < 1:
@@ -104,15 +109,20 @@ def run(args: argparse.Namespace) -> None:
         if whole(args.out, name, paths[rows], part, reid.fingerprint, args.amp):
             kept += 1
         else:
+            started = time.time()
             try:
                 gallery = reid.index(paths[rows], **part)
-            except InputError as error:  # a shard of broken files alone must not stop the others
+            except (
+                NothingReadError
+            ) as error:  # a shard of broken files alone must not stop the others
                 print(f"warning: {error}", file=sys.stderr)
                 skipped += len(paths[rows])
                 continue
             # What is left of another gallery is none: it must not open as one.
             (args.out / "index.json").unlink(missing_ok=True)
             write_shard(args.out, number, gallery)
+            # A file that changes from here on is newer than its shard, see `whole`.
+            os.utime(args.out / f"{name}.json", (started, started))
         skipped += len(skipped_of(args.out, name))
         shards.append(name)
     if not shards:

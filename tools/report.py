@@ -42,7 +42,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", help="other weights than the last ones of the folder")
     parser.add_argument("--baseline", default="", help="log folder of a baseline to draw beside")
     parser.add_argument("--root", default="", help="folder that holds the datasets")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", help="config options")
+    parser.add_argument(
+        "--set", action="extend", nargs="*", default=[], metavar="KEY VALUE", help="config options"
+    )
     return parser.parse_args(argv)
 
 

@@ -144,16 +144,25 @@ def metrics(
     ids = [found.pids for found in sets] + [found.camids for found in sets]
     if any(each is None for each in ids):
         return {}
+    known = somebody(ids[0])
+    if not known.all():
+        print(f"{(~known).sum()} queries are of nobody known and not evaluated.", file=sys.stderr)
+        ids[0], ids[2] = ids[0][known], ids[2][known]
+    if not known.any():
+        return {}
     diagnosis = diagnose(*ids)
     if diagnosis.num_valid < diagnosis.num_queries:
         print(diagnosis, file=sys.stderr)
     pairs = PairDistances(*ids, max_fpr=max(FPRS))
 
     def blocks() -> Any:
+        done = 0
         for rows, block in reranker.iter_distances(features, **cameras):
-            array = block.cpu().numpy()
-            pairs.add(rows, array)
-            yield rows, array
+            array = block.cpu().numpy()[known[rows]]
+            place = slice(done, done := done + len(array))
+            if len(array):
+                pairs.add(place, array)
+                yield place, array
 
     np.random.seed(0)  # the CUHK03 metric draws, as torchreid's does
     found = evaluate_blocks(blocks(), *ids, use_metric_cuhk03=args.cuhk03_metric)
@@ -163,6 +172,13 @@ def metrics(
     if not pairs.num_impostors:  # one identity: nobody can be taken for another
         return summary
     return summary | {f"TPR@FPR={fpr:g}": pairs.tpr_at(fpr)[0] for fpr in FPRS}
+
+
+def somebody(pids: Any) -> Any:
+    """Say which queries are of a person: tools/extract.py writes -1 or no name for nobody."""
+    if pids.dtype.kind in "iuf":
+        return pids >= 0
+    return np.array([str(pid).strip() != "" for pid in pids])
 
 
 def compare(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from extract import add_model_arguments, open_reid
 
+from torchreid_spectral._files import show_any_name
 from torchreid_spectral.errors import InputError
 
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 where the user can mend something.
     """
     args = parse(argv)
+    show_any_name()
     try:
         run(args)
         sys.stdout.flush()

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["sweep", "walk", "write_bytes", "write_text", "write_whole"]
+__all__ = ["show_any_name", "sweep", "walk", "write_bytes", "write_text", "write_whole"]
 
 
 _STREAMS = ("/dev/stdout", "/dev/stderr")  # which lead to a file at times, and are none
+
+
+def show_any_name() -> None:
+    """Let standard output show names that its encoding lacks, instead of stopping at them."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def walk(folder: Path, unlisted: Callable[[OSError], object] | None = None) -> Iterator[Path]:

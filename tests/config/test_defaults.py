@@ -146,6 +146,9 @@ def test_random_weights_do_not_take_a_runs_results(torchreid, tmp_path, caplog):
     (tmp_path / "checkpoints" / "last.safetensors").write_text("")
     with pytest.raises(InputError, match="would test random weights and write their results"):
         check_config(cfg)
+    cfg.model.pretrained = True
+    with pytest.raises(InputError, match="would test ImageNet's weights and write their results"):
+        check_config(cfg)
     merge_options(cfg, ["model.load_weights", "weights.pth"])
     check_config(cfg)
 
@@ -350,7 +353,12 @@ def test_what_would_be_ignored_or_fail_later_is_refused_first(torchreid, options
     (["train.sync_bn", "True"], "train.sync_bn (only for several processes)"),
     (["loss.arcface.margin", "0.2"], "loss.arcface.margin (only for a config that trains by"),
     (["loss.name", "arcface", "loss.am_softmax.margin", "0.2"], "loss.am_softmax.margin (only"),
-    (["loss.metric_on", "walked"], "loss.metric_on (only for a loss.metric)"),
+    (["loss.metric_on", "walked"], "loss.metric_on (only for a metric loss)"),
+    (["rerank.method", "graph_walk", "rerank.graph_walk.k", "7", "rerank.inductive", "True"],
+     "rerank.method, rerank.inductive, rerank.graph_walk.k (only for test.rerank True)"),
+    (["sampler.num_instances", "8"],
+     "sampler.num_instances (only for sampler.train_sampler RandomIdentitySampler and Iden"),
+    (["train.warmup_epochs", "5"], "train.warmup_epochs (only for train.lr_scheduler warmup_*)"),
     (["distill.weight", "5.0"], "distill.weight (only for a distill.teacher)"),
     (["test.rerank", "True", "test.dist_metric", "cosine", "rerank.graph_walk.k", "7"],
      "rerank.graph_walk.k (only for rerank.method graph_walk)"),
@@ -366,6 +374,9 @@ def test_what_changes_nothing_is_told(torchreid, caplog, options, words):
 @pytest.mark.parametrize("options", [
     ["loss.name", "am_softmax", "loss.weight_walked", "2.0", "loss.weight", "3.0"],
     ["loss.name", "contrastive", "loss.metric_weights", "[2.0]"],
+    ["loss.name", "quadruplet", "loss.metric_on", "walked"],
+    ["sampler.train_sampler", "IdentityOnceSampler", "sampler.num_instances", "8"],
+    ["train.lr_scheduler", "warmup_cosine", "train.warmup_epochs", "5"],
     ["loss.name", "softmax", "loss.id", "arcface", "test.evaluate", "True"],
     ["spectral.neck", "bnneck", "spectral.head_norm", "gn"],
     ["train.lr_scheduler", "cosine", "train.stepsize", "[]"],
@@ -379,3 +390,49 @@ def test_what_has_an_effect_is_not_refused(torchreid, options, caplog):
     check_config(cfg)
     assert torch.equal(state, torch.random.get_rng_state())
     assert "Without effect" not in caplog.text
+
+
+SPECTRAL = ["model.name", "spectral_osnet_x0_25", "loss.name", "spectral"]
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    ([], True),
+    (["sampler.train_sampler", "RandomIdentitySampler"], False),
+    (["spectral.supervision", "plain"], False),
+    (["test.evaluate", "True", "model.load_weights", "weights.pth"], False),
+])  # fmt: skip
+def test_a_walk_among_strangers_is_told(torchreid, caplog, options, told):
+    cfg = get_default_config()
+    merge_options(cfg, [*SPECTRAL, *options])
+    check_config(cfg)
+    assert ("RandomSampler draws images whatever their identity" in caplog.text) == told
+
+
+def test_processes_share_whole_identities_where_the_sampler_has_any(torchreid, monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    cfg = get_default_config()
+    merge_options(cfg, [*SPECTRAL, "train.batch_size", "60"])
+    check_config(cfg)  # 30 and 30 images
+    cfg.train.batch_size = 61
+    with pytest.raises(
+        InputError, match="whole images: train.batch_size must be a multiple of 2, "
+    ):
+        check_config(cfg)
+    merge_options(cfg, ["sampler.train_sampler", "IdentityOnceSampler", "train.batch_size", "60"])
+    with pytest.raises(InputError, match="whole identities.* multiple of 2 x .*num_instances 4"):
+        check_config(cfg)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ([*SPECTRAL, "train.batch_size", "1"], "makes a graph of one image"),
+    (["model.name", "osnet_x0_25", "loss.name", "triplet", "train.batch_size", "4",
+      "sampler.train_sampler", "RandomIdentitySampler"], "is one identity a batch"),
+])  # fmt: skip
+def test_batches_whose_first_step_would_fail(torchreid, options, message):
+    cfg = get_default_config()
+    merge_options(cfg, options)
+    with pytest.raises(InputError, match=message):
+        check_config(cfg)
+    merge_options(cfg, ["test.evaluate", "True", "model.load_weights", "weights.pth"])
+    check_config(cfg)

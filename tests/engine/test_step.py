@@ -441,3 +441,24 @@ def test_a_walk_that_mixes_everybody_is_told_once(tiny_options, tmp_path, caplog
     assert len(warnings) == told
     if told:  # of 15 others in a batch 12 are of other identities
         assert "probability 0.80, by chance it would be 0.80" in warnings[0]
+
+
+@pytest.mark.parametrize(("size", "passes"), [(2, [5] * 8), (10, [10] * 4), (64, [20] * 2)])
+def test_frames_count_as_images(size, passes):
+    class OfFrames(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 4)
+
+        def forward(self, tracklets):
+            return (
+                self.inner(tracklets.flatten(0, 1).mean((2, 3)))
+                .view(*tracklets.shape[:2], 4)
+                .mean(1)
+            )
+
+    network, seen = OfFrames(), []
+    network.inner.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    chunked_backward(network, torch.randn(4, 5, 3, 2, 2), lambda out: out.square().sum(),
+                     chunk_size=size)  # fmt: skip
+    assert seen == passes  # without gradient and with it

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from tests.tools.test_main import load_tool
@@ -199,3 +200,18 @@ def test_options_given_by_hand_are_kept_in_safetensors(torchreid, tmp_path, opti
     images = torch.rand(2, 3, 64, 32)
     with torch.no_grad():
         torch.testing.assert_close(open_model(out)[0](images), model(images))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_is_exported_is_not_written_over(torchreid, tmp_path, capsys, named):
+    import torchreid_spectral as ts
+
+    path = tmp_path / "spectral_resnet18.safetensors"
+    state = ts.build_model("spectral_resnet18", 3, pretrained=False).state_dict()
+    safetensors.torch.save_file({name: each.contiguous() for name, each in state.items()}, path)
+    before = path.read_bytes()
+    command = [str(path), "--format", "safetensors", "--model-name", "spectral_resnet18",
+               "--height", "64", "--width", "32"]  # fmt: skip
+    assert load_tool("export").main([*command, *(["--out", str(path)] if named else [])]) == 2
+    assert "is the file that is exported: its classifier would be lost" in capsys.readouterr().err
+    assert path.read_bytes() == before

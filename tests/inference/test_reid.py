@@ -11,7 +11,14 @@ from PIL import Image
 
 from torchreid_spectral import SpectralReID, build_reranker
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.inference import Calibration, Gallery, calibrate, calibration, open_model
+from torchreid_spectral.inference import (
+    Calibration,
+    Gallery,
+    calibrate,
+    calibration,
+    extraction,
+    open_model,
+)
 from torchreid_spectral.inference import gallery as gallery_module
 from torchreid_spectral.inference.images import list_folder, to_tensor
 
@@ -655,3 +662,33 @@ def test_a_gallery_that_is_replaced_while_it_is_opened(tmp_path, monkeypatch):
     (tmp_path / "features-00001.json").unlink()
     with pytest.raises(InputError, match="is not a finished gallery"):
         Gallery.open(tmp_path)
+
+
+class Column(list):
+    """Labels as a table's column has them: found by index, which is not the place."""
+
+    def __getitem__(self, key):
+        return super().__getitem__(-1 - key)
+
+
+def test_labels_stay_as_they_are():
+    nan = float("nan")
+    labels = extraction.labels_of("abcd", ["anna", "anna", nan, nan], [1, nan, np.int64(2), None])
+    assert labels == {"ids": ["anna", "anna", None, None], "camids": [1, None, 2, None]}
+    assert all(type(camera) in (int, type(None)) for camera in labels["camids"])
+    big = [2**63 + 1, 2**63 + 3, 5]
+    assert extraction.labels_of("abc", big, np.array([1, 2, 3])) == {
+        "ids": big, "camids": [1, 2, 3],
+    }  # fmt: skip
+    tensors = extraction.labels_of("ab", torch.tensor([3, 4]), [torch.tensor(1), torch.tensor(2)])
+    assert tensors == {"ids": [3, 4], "camids": [1, 2]}
+
+
+@pytest.mark.parametrize("kind", [Column, list, np.array, torch.as_tensor])
+def test_labels_of_a_calibration_are_taken_in_their_order(kind):
+    rng = np.random.default_rng(0)
+    ids, cameras = np.arange(60) % 6 - 1, np.arange(60) % 7
+    features = (np.eye(8)[ids + 1] + 0.3 * rng.normal(size=(60, 8))).astype(np.float32)
+    expected = calibrate(features, ids, cameras, false_match_rate=0.1)
+    found = calibrate(features, kind(ids.tolist()), kind(cameras.tolist()), false_match_rate=0.1)
+    assert found == expected and expected.true_match_rate > 0.5

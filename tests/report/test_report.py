@@ -309,3 +309,11 @@ def test_report_never_costs_a_training(torchreid, tiny_options, tmp_path, monkey
     assert main([*options, "data.save_dir", str(tmp_path)]) == 0
     assert (tmp_path / "metrics.json").is_file()
     assert not (tmp_path / "report.html").exists()
+
+
+def test_epochs_are_those_that_were_trained():
+    from torchreid_spectral.config.report import _epochs
+
+    assert _epochs({}, 7) == {"epochs": 7}  # train.patience may have ended it
+    assert _epochs({}, 0) == {}  # weights of elsewhere
+    assert _epochs({"epochs": 48}, 0) == {"epochs": 48}  # drawn again

@@ -237,3 +237,25 @@ def test_wrong_options_and_widths_are_named() -> None:
     fresh.fit(features(0, 30, 6), CAMERAS)
     with pytest.raises(InputError, match="must have the fitted width 6, got 5"):
         fresh.transform(features(0, 3, 5), [0, 0, 0])
+
+
+def test_a_copy_can_be_fitted_anew() -> None:
+    gallery, query = features(0, 30, 6), features(2, 4, 6)
+    cameras = np.array([0, 1, 2, 1])
+    first = build_reranker("none", camera_normalization="standardize").fit(gallery, CAMERAS)
+    expected = first.rank(query, 5, camids=cameras)[1]
+    first.copied().fit(3 * gallery[::-1] + 1, CAMERAS)
+    np.testing.assert_array_equal(first.rank(query, 5, camids=cameras)[1], expected)
+
+
+@pytest.mark.parametrize("kind", ["u2", "u4", "u8", ">i4", ">f4"])
+def test_cameras_may_be_unsigned_reversed_or_of_another_byte_order(kind: str) -> None:
+    gallery = features(0, 30, 6)
+    expected = CameraNormalization().fit(gallery, CAMERAS).transform(gallery, CAMERAS)
+    given = CAMERAS.astype(kind)[::-1][::-1]
+    given.flags.writeable = False
+    found = CameraNormalization().fit(gallery, given).transform(gallery, given)
+    np.testing.assert_array_equal(found, expected)
+    turned = np.ascontiguousarray(CAMERAS[::-1]).astype(kind)[::-1]  # negative stride
+    found = CameraNormalization().fit(gallery, turned).transform(gallery, turned)
+    np.testing.assert_array_equal(found, expected)

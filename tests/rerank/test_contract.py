@@ -348,3 +348,25 @@ def test_duplicates_of_the_kth_stay_behind_the_head(name: str) -> None:
     heads, _ = reranker.rank(query.astype(np.float32), top_k=6)
     found = np.argsort(matrix, axis=1, kind="stable")[:, :6]
     np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(heads, axis=1))
+
+
+@every_case
+@pytest.mark.parametrize("step", ["fit", "add"])
+def test_what_is_interrupted_leaves_no_gallery(
+    case: Case, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old lists beside new features would answer, and wrongly."""
+    gallery, other, query = features(1, 25, 6), features(2, 25, 6), features(3, 3, 6)
+    reranker = fitted(case, gallery)
+
+    def interrupted(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reranker, {"fit": "_fitted", "add": "_added"}[step], interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            getattr(reranker, step)(other)
+    with pytest.raises(InputError, match="has no gallery yet: call fit"):
+        reranker.rank(query)
+    expected = fitted(case, other).rank(query)[0]
+    np.testing.assert_array_equal(reranker.fit(other).rank(query)[0], expected)

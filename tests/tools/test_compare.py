@@ -198,3 +198,11 @@ def test_a_begun_run_of_another_config_is_not_gone_on_with(torchreid, tiny_optio
     assert not compare.finished(folder, compare.effective(variant, 1, shared))
     with pytest.raises(compare.InputError, match="another config: train.lr was 0.003, now 0.1"):
         compare.finished(folder, compare.effective(variant, 1, [*shared, "train.lr", "0.1"]))
+
+
+@pytest.mark.parametrize("name", ["compare", "report"])
+def test_options_may_be_given_several_times(name):
+    tool = load_tool(name)
+    for _ in range(2):  # nothing of the first time is left
+        args = tool.parse(["a.yaml", "--set", "data.workers", "0", "--set", "test.flip", "True"])
+        assert args.set == ["data.workers", "0", "test.flip", "True"]

@@ -434,3 +434,25 @@ def test_features_of_different_weights_are_not_compared(tmp_path, capsys):
     assert rerank.main([*given, str(tmp_path / "q")]) == 2
     assert "The files are of different weights (a, b)" in capsys.readouterr().err
     assert rerank.main([*given, str(tmp_path / "unknown")]) == 0
+
+
+@pytest.mark.parametrize("nobody", [-1, ""])
+def test_queries_of_nobody_are_not_evaluated(files, tmp_path, capsys, nobody):
+    """Distractors are many people under one number, and a gallery can be its own query."""
+    unknown = np.arange(12) < 4
+    pids = {"--query": QUERY["pids"], "--gallery": GALLERY["pids"]}
+    if nobody == "":
+        pids = {name: each.astype(str) for name, each in pids.items()}
+    changed(files, "--query", pids=np.where(unknown, nobody, pids["--query"]))
+    changed(files, "--gallery", pids=np.where(np.arange(40) < 6, nobody, pids["--gallery"]))
+    command = ["--method", "none", "--json", tmp_path / "metrics.json"]
+    assert run(files, *command) == 0
+    assert "4 queries are of nobody known and not evaluated" in capsys.readouterr().err
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    known = {name: each[~unknown] for name, each in (QUERY | {"pids": pids["--query"]}).items()}
+    np.savez(files["--query"], **known)
+    assert run(files, *command) == 0
+    expected = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["queries"] == 8
+    for name in expected.keys() - {"seconds_fit", "seconds_rank", "peak_GB"}:
+        assert found[name] == pytest.approx(expected[name]), name

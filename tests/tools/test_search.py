@@ -1,5 +1,6 @@
 """Tests of tools/extract.py, search.py and compare_images.py."""
 
+import io
 import json
 import os
 import shutil
@@ -304,3 +305,61 @@ def test_a_reader_that_has_seen_enough_is_no_error(weights, pictures, tmp_path):
         assert run.wait(timeout=300) == 0
         said = run.stderr.read()
     assert "Traceback" not in said and "BrokenPipe" not in said
+
+
+def test_a_failing_network_is_no_broken_image(
+    weights, pictures, tmp_path, capsys, monkeypatch  # noqa: F811
+):  # fmt: skip
+    from torchreid_spectral import SpectralReID
+    from torchreid_spectral.errors import InputError
+
+    def fails(self, *given, **more):
+        raise InputError("The network's features hold NaN or infinity.")
+
+    folder, out = tmp_path / "images", tmp_path / "gallery"
+    folder.mkdir()
+    shutil.copy(pictures[0][0], folder / "0.jpg")
+    monkeypatch.setattr(SpectralReID, "index", fails)
+    assert extract.main([str(weights), str(folder), "--out", str(out)]) == 2
+    assert "error: The network's features hold NaN" in capsys.readouterr().err
+    assert not (out / "index.json").exists()
+
+
+def test_a_file_that_is_completed_meanwhile_is_read_again(
+    weights, pictures, tmp_path, capsys, monkeypatch  # noqa: F811
+):  # fmt: skip
+    from torchreid_spectral import SpectralReID
+
+    folder, out = tmp_path / "images", tmp_path / "gallery"
+    folder.mkdir()
+    shutil.copy(pictures[0][0], folder / "0.jpg")
+    (folder / "1.jpg").write_bytes(b"half an image")
+    original = SpectralReID.index
+
+    def index(self, *given, **more):
+        found = original(self, *given, **more)
+        shutil.copy(pictures[1][0], folder / "1.jpg")  # it has come in, after it was read
+        return found
+
+    command = [str(weights), str(folder), "--out", str(out)]
+    monkeypatch.setattr(SpectralReID, "index", index)
+    assert extract.main(command) == 0
+    assert "1 images in 1 shards (0 kept)" in capsys.readouterr().out
+    monkeypatch.setattr(SpectralReID, "index", original)
+    for kept in (0, 1):
+        assert extract.main(command) == 0
+        assert f"2 images in 1 shards ({kept} kept)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_any_name_is_shown(tmp_path, encoding, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    def shows(args):
+        sys.stdout.write("caf\udce9.png 张.png\n")
+
+    monkeypatch.setattr(search, "run", shows)
+    assert search.main([str(tmp_path), str(tmp_path), "query.jpg"]) == 0
+    shown = stream.buffer.getvalue().decode(encoding)
+    assert shown.startswith("caf\\udce9.png ") and shown.rstrip().endswith(".png")

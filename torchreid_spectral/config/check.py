@@ -9,6 +9,7 @@ import torch
 from yacs.config import CfgNode
 
 from torchreid_spectral import _compat, registry
+from torchreid_spectral.config.batches import check_batches
 from torchreid_spectral.config.build import (
     build_rerank,
     build_whitening,
@@ -22,7 +23,6 @@ from torchreid_spectral.data.cache import CACHES
 from torchreid_spectral.data.synthetic import SyntheticSpec
 from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
 from torchreid_spectral.data.transforms import PAD_CROP
-from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional import WHITENINGS
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["check_config"]
 
-OF_IDENTITIES = ("RandomIdentitySampler", "IdentityOnceSampler")
 SAMPLE_METHODS = ("evenly", "random", "all")
 # What torchreid's build_transforms knows; it passes over any other word.
 TRANSFORMS = (
@@ -66,6 +65,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_objects(cfg)
     _check_test(cfg)
     _check_numbers(cfg)
+    check_batches(cfg)
     _check_training(cfg)
     tell_unused(cfg)
     tell_baseline(cfg)
@@ -139,11 +139,14 @@ def _check_video(cfg: CfgNode) -> None:
         raise InputError(f"video.seq_len must be >= 1, got {cfg.video.seq_len}.")
     if cfg.data.type != "video" or cfg.video.sample_method != "all":
         return
-    if max(cfg.train.batch_size, cfg.test.batch_size) > 1:
+    trained = 1 if cfg.test.evaluate else cfg.train.batch_size
+    if max(trained, cfg.test.batch_size) > 1:
+        remedy = "" if cfg.model.name.startswith(registry.PREFIX) else ", or train in batches of 1"
         raise InputError(
             "video.sample_method all gives tracklets of different lengths, which make no "
             f"batch: got train.batch_size {cfg.train.batch_size} and test.batch_size "
-            f"{cfg.test.batch_size}. Use evenly with a video.seq_len, or batches of 1."
+            f"{cfg.test.batch_size}. Use evenly with a video.seq_len{remedy}; a test alone takes "
+            "test.batch_size 1."
         )
 
 
@@ -183,15 +186,16 @@ def _check_test(cfg: CfgNode) -> None:
     ranks = cfg.test.ranks
     if not ranks or not all(isinstance(rank, int) and rank >= 1 for rank in ranks):
         raise InputError(f"test.ranks must be whole numbers >= 1, got {list(ranks)}.")
-    given = cfg.model.load_weights or cfg.model.resume or cfg.model.pretrained
-    if cfg.test.evaluate and not given:
-        _refuse_random_weights(Path(cfg.data.save_dir))
+    if cfg.test.evaluate and not (cfg.model.load_weights or cfg.model.resume):
+        _refuse_other_weights(cfg)
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
 
 
-def _refuse_random_weights(folder: Path) -> None:
-    """Tell that random weights will be tested; refuse where that would take a run's results."""
+def _refuse_other_weights(cfg: CfgNode) -> None:
+    """Tell that random weights will be tested; refuse where a run's results would be lost."""
+    folder = Path(cfg.data.save_dir)
+    weights = "ImageNet's" if cfg.model.pretrained else "random"
     remedy = (
         "name those of a run with model.load_weights, or go on from its data.save_dir with "
         "model.resume auto."
@@ -199,11 +203,12 @@ def _refuse_random_weights(folder: Path) -> None:
     try:
         latest_weights(folder.expanduser())
     except InputError:
-        logger.warning("test.evaluate True tests random weights: %s", remedy)
+        if not cfg.model.pretrained:
+            logger.warning("test.evaluate True tests random weights: %s", remedy)
         return
     raise InputError(
-        f"test.evaluate True would test random weights and write their results over those of the "
-        f"run in data.save_dir {folder}: {remedy}"
+        f"test.evaluate True would test {weights} weights and write their results over those of "
+        f"the run in data.save_dir {folder}: {remedy}"
     )
 
 
@@ -246,23 +251,6 @@ def _check_numbers(cfg: CfgNode) -> None:
 
 
 def _check_training(cfg: CfgNode) -> None:
-    identities, rest = divmod(cfg.train.batch_size, cfg.sampler.num_instances)
-    whole = cfg.test.evaluate or cfg.sampler.train_sampler not in OF_IDENTITIES
-    if not whole and (rest or not identities):
-        raise InputError(
-            f"{cfg.sampler.train_sampler} takes whole identities: train.batch_size must be a "
-            f"multiple of sampler.num_instances {cfg.sampler.num_instances}, got "
-            f"{cfg.train.batch_size}."
-        )
-    processes = distributed.started_by_torchrun()
-    if processes > 1 and not cfg.test.evaluate:
-        share, rest = divmod(cfg.train.batch_size, processes)
-        if rest or share % cfg.sampler.num_instances:
-            raise InputError(
-                f"Each of {processes} processes takes whole identities: train.batch_size must be "
-                f"a multiple of {processes} x sampler.num_instances {cfg.sampler.num_instances}, "
-                f"got {cfg.train.batch_size}."
-            )
     samples = [block["after"] for block in cfg.model.attention if block["over"] == "samples"]
     if cfg.train.chunk_size and samples:
         raise InputError(

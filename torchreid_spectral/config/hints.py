@@ -9,6 +9,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from torchreid_spectral import registry
+from torchreid_spectral.config.batches import OF_IDENTITIES
 from torchreid_spectral.config.defaults import get_default_config
 from torchreid_spectral.config.losses import STOCK, chosen_losses
 from torchreid_spectral.config.merging import leaves
@@ -36,7 +37,11 @@ def tell_unused(cfg: CfgNode) -> None:
     cases = (
         *((True, _keys(defaults, f"loss.{name}."), f"a config that trains by {name}")
           for name in sorted(alone)),
-        (not cfg.loss.metric, ["loss.metric_on"], "a loss.metric"),
+        (stock or not chosen_losses(cfg)[1], ["loss.metric_on"], "a metric loss"),
+        (cfg.sampler.train_sampler not in OF_IDENTITIES, ["sampler.num_instances"],
+         f"sampler.train_sampler {' and '.join(OF_IDENTITIES)}"),
+        (not cfg.train.lr_scheduler.startswith("warmup"),
+         ["train.warmup_epochs", "train.warmup_factor"], "train.lr_scheduler warmup_*"),
         (not cfg.distill.teacher, _keys(defaults, "distill."), "a distill.teacher"),
         *((cfg.test.rerank and cfg.rerank.method != name, _keys(defaults, f"rerank.{name}."),
            f"rerank.method {name}") for name in RERANKERS),
@@ -46,7 +51,7 @@ def tell_unused(cfg: CfgNode) -> None:
         (not cfg.spectral.stripes, ["spectral.global_part"], "spectral.stripes above 0"),
         (not stock, ["spectral.scale"], "loss.name softmax and triplet"),
         (stock, ["train.graph_every"], "losses of this package"),
-        (not cfg.test.rerank, ["rerank.camera_normalization"], "test.rerank True"),
+        (not cfg.test.rerank, _keys(defaults, "rerank."), "test.rerank True"),
         (distributed.started_by_torchrun() == 1, ["train.sync_bn"], "several processes"),
     )  # fmt: skip
     now = dict(leaves(cfg))

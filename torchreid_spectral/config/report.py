@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +113,27 @@ def _network(engine: ReportingMixin) -> torch.nn.Module:
     return network
 
 
+def _epochs(record: Mapping[str, Any], trained: int) -> dict[str, int]:
+    """Give the epochs of a run; nothing where weights of elsewhere were tested.
+
+    Args:
+        record: Of the engine; has the epochs of a run whose report is drawn again.
+        trained: By this engine.
+
+    Returns:
+        A fact, or none.
+    """
+    epochs = record.get("epochs", trained)
+    return {"epochs": epochs} if epochs else {}
+
+
 def _gather(cfg: CfgNode, engine: ReportingMixin, folder: Path) -> RunReport:
     history = read_history(folder)
     size, pixels = _input(cfg)
     made = engine.provenance
     seconds = seconds_a_step(history)
+    tests = cfg.test.evaluate or not hasattr(engine, "progress")
+    trained = 0 if tests else engine.progress.epoch
     facts = {
         "model": cfg.model.name,
         "loss": cfg.loss.name,
@@ -125,7 +141,7 @@ def _gather(cfg: CfgNode, engine: ReportingMixin, folder: Path) -> RunReport:
         "input": f"{size[0]} x {size[1]}",
         **({"tracklets": "shown by their first frame"} if cfg.data.type == "video" else {}),
         "seed": cfg.train.seed,
-        "epochs": engine.record.get("epochs", cfg.train.max_epoch),
+        **_epochs(engine.record, trained),
         "seconds a step": "not measured" if seconds is None else f"{seconds:.3f}",
         "commit": made["commit"] or "not known",
         **{name: value for name, value in made["versions"].items() if value},

@@ -40,15 +40,18 @@ def chunked_backward(
 
     Args:
         network: The model, not wrapped.
-        images: ``(B, 3, H, W)``.
+        images: ``(B, 3, H, W)``, or tracklets ``(B, T, 3, H, W)``, which are not divided.
         loss: From the model's outputs for the whole batch to the loss.
-        chunk_size: Images that go through the backbone at a time, at most.
+        chunk_size: Images that go through the backbone at a time, at most, but for a single
+            tracklet of more.
         scale: What the loss goes through before it is differentiated.
 
     Returns:
         The loss.
     """
-    chunks = images.tensor_split(-(-len(images) // chunk_size))  # of lengths that differ by one
+    frames = images.shape[1] if images.dim() == 5 else 1
+    together = max(1, chunk_size // frames)
+    chunks = images.tensor_split(-(-len(images) // together))  # of lengths that differ by one
     kept, states = [], []
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.no_grad():

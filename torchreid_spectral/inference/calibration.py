@@ -27,11 +27,11 @@ from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.rerank._inputs import as_features
 
-__all__ = ["Calibration", "Labels", "calibrate", "pair_distances"]
+__all__ = ["Calibration", "Labels", "calibrate", "pair_distances", "plain"]
 
 logger = logging.getLogger(__name__)
 
-Labels = Sequence[Any] | NDArray[Any]
+Labels = Sequence[Any] | NDArray[Any] | torch.Tensor
 MAX_IMAGES = 20_000
 
 
@@ -168,6 +168,7 @@ def pair_distances(
         if values is not None and len(values) != len(features):
             raise InputError(f"{name} must have one entry an image: {len(values)} for "
                              f"{len(features)}.")  # fmt: skip
+    ids, camids = plain(ids), None if camids is None else plain(camids)
     known = [row for row, name in enumerate(ids) if not _is_nobody(name)]
     if len(known) < len(ids):
         features, ids = np.asarray(features)[known], [ids[row] for row in known]
@@ -180,7 +181,8 @@ def pair_distances(
             f"{len(features)} images are {len(features) ** 2 // 2:,} pairs: calibrate on at most "
             f"{MAX_IMAGES} of them, drawn at random."
         )
-    people = np.unique(np.asarray(ids), return_inverse=True)[1]
+    numbers: dict[Any, int] = {}
+    people = np.array([numbers.setdefault(name, len(numbers)) for name in ids])
     cameras = None if camids is None else np.asarray(camids)
     if cameras is not None and len({str(camera) for camera in cameras}) == 1:
         cameras = None
@@ -195,6 +197,21 @@ def pair_distances(
         different.append(block[~alike & counted])
     nothing = np.empty(0, dtype=np.float32)
     return np.concatenate([nothing, *same]), np.concatenate([nothing, *different])
+
+
+def plain(values: Labels) -> list[Any]:
+    """Give labels one by one as they are: an array of them all would make NaN a word.
+
+    Args:
+        values: A list, array, tensor or column of a table; its index does not matter.
+
+    Returns:
+        Python's own numbers and words.
+    """
+    each: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+    return [
+        value.item() if isinstance(value, (np.generic, torch.Tensor)) else value for value in each
+    ]
 
 
 def _is_nobody(name: Any) -> bool:  # noqa: ANN401

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.inference.calibration import Labels
+from torchreid_spectral.inference.calibration import Labels, plain
 from torchreid_spectral.inference.gallery import Gallery
 from torchreid_spectral.inference.images import batches, is_path, read_ahead
 
@@ -133,7 +133,8 @@ def labels_of(
         if values is not None:
             if len(values) != len(items):
                 raise InputError(f"{name}: {len(values)} for {len(items)} images.")
-            labels[name] = np.asarray(values).tolist()
+            empty = (isinstance(value, float) and value != value for value in plain(values))
+            labels[name] = [None if nan else value for nan, value in zip(empty, plain(values))]
     return labels
 
 

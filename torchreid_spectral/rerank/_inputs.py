@@ -48,9 +48,18 @@ def as_features(name: str, values: Array) -> Tensor:
 def as_cameras(name: str, values: Array | None, count: int) -> Tensor | None:
     if values is None:
         return None
-    if not isinstance(values, Tensor) and (given := np.asarray(values)).dtype.kind not in "biuf":
-        raise InputError(f"{name} must be numbers, got {given.dtype}: number the cameras.")
-    cameras = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    if isinstance(values, Tensor):
+        cameras = values
+    else:
+        given = np.asarray(values)
+        if given.dtype.kind not in "biuf":
+            raise InputError(f"{name} must be numbers, got {given.dtype}: number the cameras.")
+        # torch takes no reversed and no read-only arrays, nor those of another byte order
+        cameras = torch.from_numpy(
+            given.astype(np.float64 if given.dtype.kind == "f" else np.int64)
+        )
+    if not cameras.is_floating_point():
+        cameras = cameras.long()  # torch cannot sort unsigned numbers
     if cameras.shape != (count,):
         raise InputError(
             f"{name} must have shape ({count},), one a row of the features, got "

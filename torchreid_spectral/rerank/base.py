@@ -11,6 +11,7 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,10 @@ class Reranker(ABC):
         self._check_memory("fit", needed, features.device)
         if self._normalization is not None:
             features = self._normalization.fit(features, cameras).transform(features, cameras)
-        self._gallery, self._camids = features, cameras
-        self._search.fit(features)
-        self._fitted()
+        with self._whole_or_none():
+            self._gallery, self._camids = features, cameras
+            self._search.fit(features)
+            self._fitted()
         return self
 
     def add(self, gallery: Array, camids: Array | None = None) -> Reranker:
@@ -139,12 +141,22 @@ class Reranker(ABC):
         needed = self._fit_memory(count + len(more), width)
         needed += self._search.index_memory(len(more), width)
         self._check_memory("add", needed, self.gallery.device)
-        self._gallery = torch.cat([self.gallery, more])
-        if cameras is not None and self._camids is not None:
-            self._camids = torch.cat([self._camids, cameras])
-        self._search.add(more)
-        self._added(count)
+        with self._whole_or_none():
+            self._gallery = torch.cat([self.gallery, more])
+            if cameras is not None and self._camids is not None:
+                self._camids = torch.cat([self._camids, cameras])
+            self._search.add(more)
+            self._added(count)
         return self
+
+    @contextmanager
+    def _whole_or_none(self) -> Iterator[None]:
+        """Forget the gallery if the block is interrupted, which leaves parts of two."""
+        try:
+            yield
+        except BaseException:
+            self._gallery = None
+            raise
 
     def copied(self) -> Reranker:
         """Give a re-ranker of the same gallery: what is added to one is not in the other.
@@ -156,6 +168,7 @@ class Reranker(ABC):
         """
         other = copy.copy(self)
         other._search = self._search.copied()
+        other._normalization = copy.copy(self._normalization)
         return other
 
     @property
@@ -303,11 +316,12 @@ class Reranker(ABC):
         cameras = as_cameras("camids", tensors.get("camids"), len(features))
         needed = self._search.index_memory(*features.shape)
         self._check_memory("load", needed, features.device)
-        self._gallery, self._camids = features, cameras
-        if self._normalization is not None:
-            self._normalization.restore(tensors)
-        self._search.fit(self._gallery)
-        self._restore(tensors)
+        with self._whole_or_none():
+            self._gallery, self._camids = features, cameras
+            if self._normalization is not None:
+                self._normalization.restore(tensors)
+            self._search.fit(features)
+            self._restore(tensors)
 
     @property
     def search_recall(self) -> float | None:
