@@ -499,3 +499,57 @@ def test_pixels_of_unknown_range_are_refused(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
         with pytest.raises(OSError, match="8 or 16 bits"):
             decode(str(tmp_path / f"{name}.tif"))
+
+
+@pytest.mark.parametrize("folders", [
+    ("training", "probe", "testing"), ("image_train", "image_query", "image_test"),
+])  # fmt: skip
+@pytest.mark.parametrize("end", ["c2s1_000151_00.jpg", "c2_f0046180.jpg", "c2_00046180_0.jpg"])
+def test_splits_by_other_datasets_names(tmp_path, folders, end):
+    """Of VeRi-776 and others; people of the test must not be trained on."""
+    touch(tmp_path, *(f"{folder}/{number:04d}_{end}" for number, folder in enumerate(folders, 5)))
+    found = [(item.pid, item.camid, item.split) for item in scan(tmp_path).items]
+    assert sorted(found) == [("5", "2", "train"), ("6", "2", "query"), ("7", "2", "gallery")]
+
+
+def test_full_names_count_below_a_persons_folder_too(tmp_path):
+    touch(tmp_path, "0007/0007_c2_f0046180.jpg", "0007/0007_c3s1_000151_00.jpg")
+    assert [(item.pid, item.camid) for item in scan(tmp_path).items] == [("7", "2"), ("7", "3")]
+
+
+def test_two_ways_of_naming_people_are_not_mixed(tmp_path):
+    touch(tmp_path, "0001/0001_c1s1_000151_00.jpg", "0001/c1_0.jpg")
+    with pytest.raises(InputError, match="names people in two ways.*one person would be two"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_columns_may_be_written_large(tmp_path, kind):
+    rows = ["Path,PID,Camid,Split,Tracklet"]
+    rows += [f"{pid}_{n}.jpg,{pid},c{pid},train,t" for pid in "ab" for n in range(3)]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    found = scan(tmp_path, kind)
+    assert found.has_split and len(found.items) == (6 if kind == "image" else 2)
+
+
+def test_rows_that_are_there_twice_keep_their_matches():
+    items = [Item(f"{p}_{c}.jpg", str(p), c, "") for p in range(8) for c in "ab"] * 2
+    split = propose_split(items)
+    assert {item.split for item in split} == {"train", "query", "gallery"}
+    assert not unmatched(split)
+
+
+def test_copies_are_looked_for_in_the_split_that_is_proposed(data_root, tmp_path):
+    """Of c1_0, which is asked for, c2_1 in the gallery is a copy."""
+    from torchreid_spectral.data.check import check
+
+    paths = iter(pictures(data_root))
+    for pid in range(8):
+        (tmp_path / f"p{pid}").mkdir()
+        for name in ("c1_0", "c1_1", "c2_0"):
+            shutil.copy(next(paths)[0], tmp_path / f"p{pid}" / f"{name}.jpg")
+        shutil.copy(tmp_path / f"p{pid}" / "c1_0.jpg", tmp_path / f"p{pid}" / "c2_1.jpg")
+    report = check(scan(tmp_path), num_instances=2, batch_size=4)
+    found = {finding.code: (finding.severity, finding.count) for finding in report.findings}
+    asked = {item.pid for item in report.proposal if item.split == "query"}
+    assert found["duplicate_across_splits"] == ("error", len(asked)) and asked

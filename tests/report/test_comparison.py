@@ -132,3 +132,18 @@ def test_the_summary_says_what_the_runs_were_made_by(tmp_path):
     assert (summary["commit"], summary["threads"]) == ("abc, def", "1, 2")
     assert "gpu" not in summary  # nothing ran on one
     assert "threads" not in summarise({"base": [run(1, 0.5, 0.6)]})  # of an earlier version
+
+
+def test_runs_that_have_no_pair_are_told(tmp_path):
+    runs = {"base": [run(1, 0.5, 0.6), run(2, 0.9, 0.8)],
+            "new": [run(2, 0.91, 0.81), run(3, 0.99, 0.9)]}  # fmt: skip
+    summary = summarise(runs)
+    difference = summary["datasets"]["demo"]["none"]["new"]["mAP"]["difference"]
+    assert difference["seeds"] == [2] and difference["mean"] == pytest.approx(0.01)
+    text = comparison_table(summary)
+    assert next(line for line in text.splitlines() if line.startswith("new")).endswith(
+        "2 (1 paired)"
+    )
+    assert next(line for line in text.splitlines() if line.startswith("base")).endswith(" 2")
+    page = write_comparison(summary, {name: [tmp_path] for name in runs}, tmp_path / "out")
+    assert "2 (1 paired)" in page.read_text()

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -317,3 +318,21 @@ def test_epochs_are_those_that_were_trained():
     assert _epochs({}, 7) == {"epochs": 7}  # train.patience may have ended it
     assert _epochs({}, 0) == {}  # weights of elsewhere
     assert _epochs({"epochs": 48}, 0) == {"epochs": 48}  # drawn again
+
+
+@pytest.mark.parametrize("name", ["none", "graph_walk", "k_reciprocal"])
+def test_precision_of_some_queries_is_that_of_the_test(pictures, monkeypatch, name):
+    """The graph of a joint re-ranker is made by all queries of the call."""
+    from torchreid_spectral.report import run as module
+
+    found = tested(pictures)
+    method = build_reranker(name).fit(found.views["none"].gallery)
+    found = replace(found, views={name: method})
+    ids = [np.array([row[c] for row in part]) for c in (1, 2)
+           for part in (found.query, found.gallery)]  # fmt: skip
+    expected = evaluate_queries(method.distance_matrix(found.features).numpy(), *ids)
+    rows = np.arange(0, len(found.query), 2)
+    precision = module._precision(found, name, rows)
+    np.testing.assert_allclose(precision, expected.average_precision[rows], atol=1e-5)
+    monkeypatch.setattr(module, "MAX_QUERIES", 6)
+    assert f"Of {len(found.query)} queries 6, evenly spaced" in module._lists(found)

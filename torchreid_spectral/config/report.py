@@ -147,7 +147,9 @@ def _gather(cfg: CfgNode, engine: ReportingMixin, folder: Path) -> RunReport:
         **{name: value for name, value in made["versions"].items() if value},
     }
     baseline = None
-    if cfg.report.baseline:
+    if cfg.report.baseline and cfg.data.type == "video":
+        facts["baseline in the embedding"] = "not drawn: it would see one frame a tracklet"
+    elif cfg.report.baseline:
         baseline = ("baseline", _extractor(cfg.report.baseline))
     walked = cfg.model.name.startswith("spectral_") and cfg.spectral.supervision == "both"
     return RunReport(

@@ -53,8 +53,6 @@ def check(
         table_of(items, "camid"),
     )
     report.findings += _names(found)
-    if read_files:
-        report.findings += _contents(items, workers, progress)
     if found.has_split:
         report.findings += _overlap(items, found.distractors)
         report.findings += _matches(items, one_camera)
@@ -68,6 +66,8 @@ def check(
         except InputError as error:
             report.findings.append(Finding("no_split", "error", 1, str(error), counted=False))
         trained = [item for item in report.proposal or () if item.split == "train"]
+    if read_files:
+        report.findings += _contents(report.proposal or items, workers, progress)
     if not one_camera:
         report.findings += _cameras(items, found.distractors)
     report.findings += _batches(trained, batch_size, num_instances, found.distractors)

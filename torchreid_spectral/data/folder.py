@@ -1,7 +1,7 @@
 """A user's own images: found in a folder or a table, with identity, camera and split.
 
 Three layouts are known, each with or without the folders ``train``, ``query`` and ``gallery`` (or
-Market-1501's and MARS's names of them) above it:
+other datasets' names of them) above it:
 
 =========  ====================================  ==========================================
 Layout     Images                                Tracklets
@@ -34,16 +34,12 @@ from torchreid_spectral.errors import InputError
 __all__ = ["NOBODY", "SPLITS", "Item", "Scan", "natural", "scan"]
 
 SPLITS = ("train", "query", "gallery")
-_SPLIT_OF = {
-    "train": "train",
-    "bounding_box_train": "train",
-    "bbox_train": "train",
-    "query": "query",
-    "gallery": "gallery",
-    "test": "gallery",
-    "bounding_box_test": "gallery",
-    "bbox_test": "gallery",
+_NAMES = {
+    "train": "train bounding_box_train bbox_train image_train training",
+    "query": "query image_query probe",
+    "gallery": "gallery test bounding_box_test bbox_test image_test testing",
 }
+_SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names.split()}
 NOBODY = "0000"
 _MARKET = re.compile(r"(-?\d+)_c(\d+)(s\d+_\d+)?")
 _MARS = re.compile(r"(\d{4}|00-1)C(\d+)T(\d+)F(\d+)")
@@ -81,6 +77,7 @@ class Scan:
         distractors: Identity of Market-1501's distractors, 0000 in the gallery, in file names or
             in a table with splits; they are nobody. Empty where there are none, or where 0000 is
             trained on or asked for.
+        example: Layout to a file of it, where a folder was read.
     """
 
     root: Path
@@ -88,6 +85,7 @@ class Scan:
     items: list[Item] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     distractors: str = ""
+    example: dict[str, str] = field(default_factory=dict)  # a file of each layout of a folder
 
     @property
     def has_split(self) -> bool:
@@ -140,6 +138,12 @@ def scan(root: str | Path, kind: str = "image") -> Scan:
             f"No {kind} in {root} has an identity and a camera ({len(found.ignored)} files were "
             f"passed over{examples}). {EXPECTED}. Where the camera is not known, begin all names "
             "with c1_ and set folder.one_camera True."
+        )
+    if len(found.example) > 1:
+        one, other = found.example.values()
+        raise InputError(
+            f"{root} names people in two ways, {one} in the file's name and {other} by its "
+            "folder: one person would be two, and so one camera. Use one of them."
         )
     if any(item.pid == found.distractors and item.split in ("train", "query")
            for item in found.items):  # fmt: skip
@@ -215,16 +219,25 @@ def _label(path: Path, found: Scan) -> tuple[str, str, str] | None:
     video = found.kind == "video"
     match = (_MARS if video else _MARKET).match(stem)
     # below a person's folder 1_c5.jpg is a picture by camera 1; only a full name says otherwise
-    if match is not None and (match[3] or not folders):
+    if match is not None and (match[3] or not folders or _is_full(match, stem)):
         pid, camid = match[1].lstrip("0") or "0", match[2]
         if pid == "0":
             found.distractors = "0"
+        else:
+            found.example.setdefault("names", str(path))
         return pid, camid, match[3] if video else ""
     if video and len(folders) == 2 and "_" in folders[1]:
+        found.example.setdefault("tree", str(path))
         return folders[0], folders[1].split("_")[0], folders[1]
     if len(folders) == 1 and stem.count("_") >= 1 + video and not stem.startswith("_"):
+        found.example.setdefault("tree", str(path))
         return folders[0], stem.split("_")[0], stem.rsplit("_", 1)[0] if video else ""
     return None
+
+
+def _is_full(match: re.Match[str], stem: str) -> bool:
+    """Tell names such as DukeMTMC-reID's and VeRi's, ``0001_c2_f0046180``."""
+    return len(match[1]) >= 4 and stem[match.end() :].startswith("_")
 
 
 def _read_table(table: Path, found: Scan) -> None:
@@ -234,7 +247,7 @@ def _read_table(table: Path, found: Scan) -> None:
         raise InputError(f"{table} cannot be read as a CSV in UTF-8: {error}.") from error
     with io.StringIO(text, newline="") as file:
         rows = csv.DictReader(file)
-        columns = [name.strip() for name in rows.fieldnames or ()]
+        columns = [name.strip().lower() for name in rows.fieldnames or ()]
         missing = [name for name in ("path", "pid", "camid") if name not in columns]
         if missing:
             raise InputError(

@@ -74,11 +74,12 @@ def propose_split(
     """
     if not 0 < train_share < 1:
         raise InputError(f"folder.train_share must be in (0, 1), got {train_share}.")
-    groups: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
+    items = list(items)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
         if not distractors or item.pid != distractors:
-            groups[item.pid].append(item)
-    queries = {pid: _queries(group, one_camera) for pid, group in groups.items()}
+            groups[item.pid].append(place)
+    queries = {pid: _queries(group, items, one_camera) for pid, group in groups.items()}
     testable = sorted((pid for pid in groups if queries[pid]), key=natural)
     wanted = max(1, round(len(groups) * (1 - train_share)))
     if not testable or len(groups) < 3:
@@ -91,29 +92,30 @@ def propose_split(
     test = {pid: queries[pid] for pid in chosen} | ({distractors: set()} if distractors else {})
     return [
         item._replace(
-            split=("query" if item in test[item.pid] else "gallery")
+            split=("query" if place in test[item.pid] else "gallery")
             if item.pid in test
             else "train"
         )
-        for item in items
+        for place, item in enumerate(items)
     ]
 
 
-def _queries(group: Sequence[Item], one_camera: bool) -> set[Item]:
-    """Take one item a camera as long as each one taken keeps a match."""
-    left = Counter(item.camid for item in group)
+def _queries(group: Sequence[int], items: Sequence[Item], one_camera: bool) -> set[int]:
+    """Take the place of one item a camera as long as each one taken keeps a match."""
+    left = Counter(items[place].camid for place in group)
     if one_camera:
         return {group[0]} if len(group) > 1 else set()
-    taken: dict[str, Item] = {}
-    for item in group:
-        if item.camid in taken:
+    taken: dict[str, int] = {}
+    for place in group:
+        camid = items[place].camid
+        if camid in taken:
             continue
-        left[item.camid] -= 1
+        left[camid] -= 1
         kept = {camera for camera, count in left.items() if count}
-        if all(kept - {camera} for camera in {*taken, item.camid}):
-            taken[item.camid] = item
+        if all(kept - {camera} for camera in {*taken, camid}):
+            taken[camid] = place
         else:
-            left[item.camid] += 1
+            left[camid] += 1
     return set(taken.values())
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "load_run",
     "paired_difference",
     "percent",
+    "seeds_of",
     "summarise",
 ]
 
@@ -145,7 +146,8 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     Returns:
         ``{"seeds": ..., "baseline": name, "seconds_a_step": {name: ...}, "datasets": {dataset:
         {view: {name: {figure: {"mean", "std", "half_width", "by_seed", "difference"}}}}}}`` with
-        ``commit``, ``threads`` and ``gpu`` of the runs, several where they differ; a view that
+        ``commit``, ``threads`` and ``gpu`` of the runs, several where they differ. A difference
+        has ``seeds``, those that both configs have, in the place of the last two. A view that
         only some configs have lists only these, and its differences are to the first of them.
     """
     names = list(runs)
@@ -203,9 +205,23 @@ def _rows(rows: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         cells = [percent(figures[figure]) for figure in SHOWN]
         cells += [percent(figures[figure]["difference"], sign="+") for figure in SHOWN]
         seconds = summary["seconds_a_step"][name]
-        cells += ["" if seconds is None else f"{seconds:.3f}", str(len(summary["seeds"][name]))]
+        cells += ["" if seconds is None else f"{seconds:.3f}", seeds_of(figures["mAP"])]
         lines.append(f"{name:{width}}" + "".join(f"{cell:>20}" for cell in cells))
     return "\n".join(lines)
+
+
+def seeds_of(figure: Mapping[str, Any]) -> str:
+    """Count the runs of a figure, and those of them that its difference is of, if these are fewer.
+
+    Args:
+        figure: Of :func:`summarise`.
+
+    Returns:
+        Such as ``3`` or ``3 (2 paired)``.
+    """
+    runs, difference = len(figure["by_seed"]), figure["difference"]
+    paired = runs if difference is None else len(difference["seeds"])
+    return f"{runs}" if paired == runs else f"{runs} ({paired} paired)"
 
 
 def percent(spread: Mapping[str, Any] | None, sign: str = "") -> str:
@@ -255,7 +271,10 @@ def _figures(
         others = {seed: figures[figure] for seed, figures in base.items()}
         shared = not is_base and bool(others.keys() & values.keys())
         difference = paired_difference(others, values) if shared else None
-        result[figure]["difference"] = None if difference is None else _plain(difference)
+        result[figure]["difference"] = None
+        if difference is not None:
+            paired = sorted(others.keys() & values.keys())
+            result[figure]["difference"] = _plain(difference) | {"seeds": paired}
     return result
 
 

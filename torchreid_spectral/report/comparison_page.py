@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from torchreid_spectral._files import write_text
-from torchreid_spectral.report.comparison import SHOWN, percent
+from torchreid_spectral.report.comparison import SHOWN, percent, seeds_of
 from torchreid_spectral.report.figures import COLOURS, MARKERS, save, view_name
 from torchreid_spectral.report.page import Section, render, text_table
 
@@ -83,7 +83,7 @@ def _table(rows: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
             *(percent(figures[figure]["difference"], sign="+") for figure in SHOWN),
             _interval(figures["mAP"]["difference"]),
             "" if seconds is None else f"{seconds:.3f}",
-            str(len(figures["mAP"]["by_seed"])),
+            seeds_of(figures["mAP"]),
         ])  # fmt: skip
     return text_table(heads, body)
 

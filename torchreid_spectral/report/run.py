@@ -24,6 +24,7 @@ from torchreid_spectral.inference.images import to_tensor
 from torchreid_spectral.report import activation, embedding, figures, lists
 from torchreid_spectral.report.material import Batch, RunReport, Tested
 from torchreid_spectral.report.page import Section, data_url, description, render, text_table
+from torchreid_spectral.rerank._joint import JointReranker
 
 __all__ = ["Batch", "RunReport", "Tested", "batch_features", "write_report"]
 
@@ -182,23 +183,42 @@ def _embedding(report: RunReport, tested: Tested, out: Path, prefix: str) -> str
 def _lists(tested: Tested) -> str:
     rows = np.unique(np.linspace(0, len(tested.query) - 1, MAX_QUERIES).astype(int))
     query = [tested.query[row] for row in rows]
-    features = tested.features[rows]
-    ids = [np.array([row[column] for row in part]) for column in (1, 2)
-           for part in (query, tested.gallery)]  # fmt: skip
-    asked: dict[str, Any] = {"camids": ids[2], "inductive": tested.inductive}
-    precision, orders = {}, {}
-    for view, method in tested.views.items():
-        parts = [
-            evaluate_queries(block.numpy(), ids[0][at], ids[1], ids[2][at], ids[3], 10)
-            for at, block in method.iter_distances(features, **asked)
-        ]
-        precision[view] = np.concatenate([part.average_precision for part in parts])
+    note = ""
+    if len(rows) < len(tested.query):
+        note = f"<p>Of {len(tested.query):,} queries {len(rows):,}, evenly spaced.</p>"
+    precision = {view: _precision(tested, view, rows) for view in tested.views}
+    orders = {}
     chosen = lists.choose_queries(precision[list(precision)[-1]], 3)
     depth = min(len(tested.gallery), 200)
     for view, method in tested.views.items():
-        found = method.rank(features, top_k=depth, **asked)[0]
+        asked, options = _asked(tested, view, rows)
+        found = method.rank(tested.features[asked], top_k=depth, **options)[0]
+        found = found[np.isin(asked, rows)]
         orders[view] = {row: found[row].tolist() for kind in chosen.values() for row in kind}
-    return lists.ranked_lists(chosen, precision, orders, query, tested.gallery)
+    return note + lists.ranked_lists(chosen, precision, orders, query, tested.gallery)
+
+
+def _asked(tested: Tested, view: str, rows: NDArray[Any]) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Say which queries a re-ranker must be given to answer some as in the test, and how."""
+    joint = isinstance(tested.views[view], JointReranker) and not tested.inductive
+    asked = np.arange(len(tested.query)) if joint else rows
+    cameras = np.array([row[2] for row in tested.query])[asked]
+    return asked, {"camids": cameras, "inductive": tested.inductive}
+
+
+def _precision(tested: Tested, view: str, rows: NDArray[Any]) -> NDArray[Any]:
+    """Give the average precision of some queries."""
+    asked, options = _asked(tested, view, rows)
+    shown = np.isin(asked, rows)
+    ids = [np.array([row[column] for row in part]) for column in (1, 2)
+           for part in ([tested.query[row] for row in asked], tested.gallery)]  # fmt: skip
+    parts = []
+    for at, block in tested.views[view].iter_distances(tested.features[asked], **options):
+        kept = shown[at]
+        of_block = ids[0][at][kept], ids[1], ids[2][at][kept], ids[3]
+        if kept.any():
+            parts.append(evaluate_queries(block.numpy()[kept], *of_block, 10).average_precision)
+    return np.concatenate(parts)
 
 
 def _distances(tested: Tested, out: Path, prefix: str) -> str | None:
