@@ -3,8 +3,8 @@
 ``conv1`` and ``conv2`` of OSNet x0.25 keep their weights and BatchNorm statistics, as in the size
 ``full`` for most epochs. What leaves them is computed once for a number of views of each image,
 flipped, cropped and erased as the config says; each time that an image is drawn, so is one of its
-views. All else is the engine's: the run's folder is that of a run
-of tools/main.py, goes on after an interruption, and its model reads images.
+views. All else is the engine's: the run's folder is that of a run of tools/main.py, goes on after
+an interruption, and its model reads images. No gain so far: see docs/results.md, 256 × 128.
 
 Example:
     python benchmarks/market1501_rested.py long --epochs 400 --weights osnet_x0_25_msmt17.pth \

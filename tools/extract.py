@@ -112,9 +112,7 @@ def run(args: argparse.Namespace) -> None:
             started = time.time()
             try:
                 gallery = reid.index(paths[rows], **part)
-            except (
-                NothingReadError
-            ) as error:  # a shard of broken files alone must not stop the others
+            except NothingReadError as error:  # broken files must not stop other shards
                 print(f"warning: {error}", file=sys.stderr)
                 skipped += len(paths[rows])
                 continue
