@@ -23,11 +23,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import market1501 as whole  # beside this file, as the next two
+import market1501 as whole  # beside this file, as the next ones
 import numpy as np
 import torch
 from losses_compare import load_tool
 from market1501_rows import measure
+from market1501_stage import Activations
 from torch import Tensor, nn
 
 TRUNK = ("conv1", "maxpool", "conv2")
@@ -129,7 +130,7 @@ def train(args: argparse.Namespace, name: str, seed: int) -> None:
         files = views(args.out / folder_of_views(cfg), args.views, images.dataset, trunk.eval())
         pass_by(engine.model)
         _compat.load().utils.set_random_seed(seed)
-        stored = Views(images.dataset, files)
+        stored = Views(images.dataset, *files)
         loader = torch.utils.data.DataLoader(stored, images.batch_size, sampler=images.sampler,
                                              drop_last=images.drop_last)  # fmt: skip
         engine.train_loader = EpochLoader(loader)
@@ -179,26 +180,12 @@ def views(folder: Path, count: int, images: Any, trunk: nn.Module) -> list[Path]
     return paths
 
 
-class Views(torch.utils.data.Dataset[dict[str, Any]]):
-    """A torchreid dataset whose images are what leaves the trunk for one of their views.
-
-    Args:
-        images: Of torchreid.
-        files: Of :func:`views`; one is drawn each time.
-    """
-
-    def __init__(self, images: Any, files: Sequence[Path]) -> None:  # noqa: ANN401
-        self.data, self.mode = images.data, images.mode
-        self.views = [np.load(file, mmap_mode="r") for file in files]
-
-    def __len__(self) -> int:
-        return len(self.data)
+class Views(Activations):
+    """A torchreid dataset whose images are what leaves the trunk for one of their views."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, pid, camid, domain = self.data[index]
-        view = self.views[int(torch.randint(len(self.views), ()))]
-        image = torch.from_numpy(np.array(view[index])).view(torch.bfloat16)
-        return {"img": image, "pid": pid, "camid": camid, "impath": path, "dsetid": domain}
+        item = super().__getitem__(index)
+        return item | {"img": item["img"].view(torch.bfloat16)}
 
 
 def pass_by(model: nn.Module) -> None:

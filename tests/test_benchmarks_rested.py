@@ -67,7 +67,7 @@ def test_views_are_stored_once_and_as_bfloat16(module, tmp_path):
 
 def test_one_of_the_views_is_drawn(module, tmp_path):
     files = module.views(tmp_path, 2, Pictures(), nn.Identity())
-    images = module.Views(Pictures(), files)
+    images = module.Views(Pictures(), *files)
     torch.manual_seed(0)
     drawn = [images[3] for _ in range(32)]
     stored = [float(torch.from_numpy(np.load(file)).view(torch.bfloat16)[3].float().mean())

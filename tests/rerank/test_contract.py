@@ -351,7 +351,7 @@ def test_duplicates_of_the_kth_stay_behind_the_head(name: str) -> None:
 
 
 @every_case
-@pytest.mark.parametrize("step", ["fit", "add"])
+@pytest.mark.parametrize("step", ["fit", "add", "restore"])
 def test_what_is_interrupted_leaves_no_gallery(
     case: Case, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,9 +363,11 @@ def test_what_is_interrupted_leaves_no_gallery(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(reranker, {"fit": "_fitted", "add": "_added"}[step], interrupted)
+        inner = {"fit": "_fitted", "add": "_added", "restore": "_restore"}[step]
+        patch.setattr(reranker, inner, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            getattr(reranker, step)(other)
+            given = {"gallery": torch.from_numpy(other)} if step == "restore" else other
+            getattr(reranker, step)(given)
     with pytest.raises(InputError, match="has no gallery yet: call fit"):
         reranker.rank(query)
     expected = fitted(case, other).rank(query)[0]

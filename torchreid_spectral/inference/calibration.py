@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -202,6 +203,8 @@ def pair_distances(
 def plain(values: Labels) -> list[Any]:
     """Give labels one by one as they are: an array of them all would make NaN a word.
 
+    A table's empty cell, NaN, is None: not known.
+
     Args:
         values: A list, array, tensor or column of a table; its index does not matter.
 
@@ -209,9 +212,9 @@ def plain(values: Labels) -> list[Any]:
         Python's own numbers and words.
     """
     each: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
-    return [
-        value.item() if isinstance(value, (np.generic, torch.Tensor)) else value for value in each
-    ]
+    each = [value.item() if isinstance(value, (np.generic, torch.Tensor)) else value
+            for value in each]  # fmt: skip
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in each]
 
 
 def _is_nobody(name: Any) -> bool:  # noqa: ANN401

@@ -133,8 +133,7 @@ def labels_of(
         if values is not None:
             if len(values) != len(items):
                 raise InputError(f"{name}: {len(values)} for {len(items)} images.")
-            empty = (isinstance(value, float) and value != value for value in plain(values))
-            labels[name] = [None if nan else value for nan, value in zip(empty, plain(values))]
+            labels[name] = plain(values)
     return labels
 
 

@@ -269,12 +269,11 @@ def _figures(
         result[figure] = _plain(Spread.of(list(values.values())))
         result[figure]["by_seed"] = {str(seed): value for seed, value in values.items()}
         others = {seed: figures[figure] for seed, figures in base.items()}
-        shared = not is_base and bool(others.keys() & values.keys())
-        difference = paired_difference(others, values) if shared else None
+        shared = [] if is_base else sorted(others.keys() & values.keys())
         result[figure]["difference"] = None
-        if difference is not None:
-            paired = sorted(others.keys() & values.keys())
-            result[figure]["difference"] = _plain(difference) | {"seeds": paired}
+        if shared:
+            difference = _plain(paired_difference(others, values))
+            result[figure]["difference"] = difference | {"seeds": shared}
     return result
 
 
