@@ -229,6 +229,22 @@ def test_k_reciprocal_needs_cosine_on_faiss(faiss: Any) -> None:
         build_reranker("k_reciprocal", search="faiss_flat").fit(clusters(18, 30))
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+def test_k_reciprocal_on_faiss_where_no_gallery_image_is_far_from_another(
+    faiss: Any, copies: int
+) -> None:
+    """Zero is the distance of the farthest from an image of the gallery, but not from a query."""
+    query, gallery = clusters(20, 1), clusters(21, 1).repeat(copies, 1)
+    exact, on_faiss = (
+        build_reranker("k_reciprocal", metric="cosine", search=search)
+        .fit(gallery)
+        .distance_matrix(query, inductive=False)
+        for search in ("exact", "faiss_flat")
+    )
+    assert bool((exact > 0).all())
+    torch.testing.assert_close(on_faiss, exact, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["faiss_flat", "faiss_ivf"])
 @pytest.mark.parametrize("gpus", [-1, 1000])
 def test_refuses_gpus_that_are_not_there(faiss: Any, name: str, gpus: int) -> None:

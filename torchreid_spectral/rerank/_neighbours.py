@@ -92,7 +92,9 @@ class Neighbours:
 
         return Neighbours(*collected(lists(), len(search.features)))
 
-    def joined(self, search: Search, query: Tensor, k: int, bar: Bar) -> Neighbours:
+    def joined(
+        self, search: Search, query: Tensor, k: int, bar: Bar, *, farthest: bool = False
+    ) -> Neighbours:
         """Give the lists of the graph whose nodes are the queries and then the gallery.
 
         Args:
@@ -100,6 +102,7 @@ class Neighbours:
             query: ``(Q, D)``, prepared rows.
             k: Neighbours, the node itself counted.
             bar: Shows progress.
+            farthest: Whether the farthest distance is needed too.
 
         Returns:
             Lists of ``Q + G`` nodes.
@@ -113,7 +116,7 @@ class Neighbours:
                     found = rank_prepared(query[rows], search.features, k, metric=metric)
                 else:
                     near = search.nearest(query[rows], k)
-                    found = (*near, _farthest(search, query[rows], bool(self.farthest.any())))
+                    found = (*near, _farthest(search, query[rows], farthest))
                 yield _merged(among, found, shift, k)
             shifted = Neighbours(self.indices + shift, self.distances, self.farthest)
             gallery = shifted._with_others(search.features, query, metric, k, 0, bar, first=True)

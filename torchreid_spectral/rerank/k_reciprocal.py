@@ -136,7 +136,9 @@ class KReciprocal(JointReranker):
         return round(self.k1 / 2)  # half to even, as np.around
 
     def _together(self, query: Tensor, camids: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-        near = self._near.joined(self._search, query, self._depth, self._bar)
+        near = self._near.joined(
+            self._search, query, self._depth, self._bar, farthest=self._needs_farthest
+        )
         nodes = torch.cat([query, self._search.features])
         indices = near.indices.cpu().numpy()
         _, members = self._members(near, indices, nodes)
