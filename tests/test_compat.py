@@ -4,6 +4,7 @@ import argparse
 import pickle
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -228,3 +229,24 @@ def test_what_a_checkpoint_must_not_hold_is_named(tmp_path):
     with pytest.raises(InputError, match="it holds a argparse.Namespace") as error:
         _compat.load_checkpoint(path)
     assert "\x1b" not in str(error.value) and "options" not in str(error.value)
+
+
+def test_a_schedule_that_is_resumed_keeps_its_form_and_says_so(torchreid, tmp_path, caplog):
+    schedulers = torch.optim.lr_scheduler
+
+    def built(kind, **options):
+        model = torch.nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return model, optimizer, kind(optimizer, **options)
+
+    model, optimizer, schedule = built(schedulers.CosineAnnealingLR, T_max=2)
+    state = {"state_dict": model.state_dict(), "epoch": 2, "optimizer": optimizer.state_dict(),
+             "scheduler": schedule.state_dict()}  # fmt: skip
+    torchreid.utils.save_checkpoint(state, str(tmp_path))
+    resume = partial(torchreid.utils.resume_from_checkpoint, str(tmp_path / "model.pth.tar-2"))
+    assert resume(*built(schedulers.CosineAnnealingLR, T_max=2)) == 2
+    assert "schedule" not in caplog.text
+    assert resume(*built(schedulers.CosineAnnealingLR, T_max=6)) == 2
+    assert "keeps its schedule's T_max 2, not the 6 given now" in caplog.text
+    with pytest.raises(InputError, match="of another schedule than this StepLR"):
+        resume(*built(schedulers.StepLR, step_size=2))

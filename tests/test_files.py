@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from torchreid_spectral._files import walk, write_bytes, write_text, write_whole
+from torchreid_spectral._files import keep_inputs, walk, write_bytes, write_text, write_whole
+from torchreid_spectral.errors import InputError
 
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 
@@ -94,3 +95,14 @@ def test_pipes_are_not_walked_to(tmp_path):
     (tmp_path / "b.jpg").write_text("b")
     (tmp_path / "c.jpg").symlink_to(tmp_path / "missing.jpg")  # whoever reads it will say so
     assert sorted(path.name for path in walk(tmp_path)) == ["b.jpg", "c.jpg"]
+
+
+def test_what_is_read_is_kept(tmp_path):
+    path, link = tmp_path / "a", tmp_path / "b"
+    keep_inputs("--out", path, [path, tmp_path / "missing"])  # nothing is there to be lost
+    path.write_text("read")
+    link.symlink_to(path)
+    keep_inputs("--out", path, [tmp_path, tmp_path / "missing"])
+    for out in (path, link):
+        with pytest.raises(InputError, match=f"--out {out} is read here and would be lost"):
+            keep_inputs("--out", out, [tmp_path / "missing", path])

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchreid_spectral._files import show_any_name
+from torchreid_spectral._files import keep_inputs, show_any_name
 from torchreid_spectral.errors import InputError
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: cannot write: {error}", file=sys.stderr)
+        print(f"error: cannot be read or written: {error}", file=sys.stderr)
         return 2
 
 
@@ -77,9 +77,16 @@ def run(args: argparse.Namespace) -> int:
             f"--batch-size and --num-instances must be >= 1, got {args.batch_size} and "
             f"{args.num_instances}."
         )
+    if args.workers < 1:
+        raise InputError(f"--workers must be >= 1, got {args.workers}.")
     if args.picture and args.picture.suffix.lower() not in PICTURES:
         raise InputError(f"--picture takes {' or '.join(PICTURES)}, got {str(args.picture)!r}.")
     found = scan(args.root, args.type)
+    inputs = [Path(args.root).expanduser()]
+    inputs += (Path(name) for item in found.items for name in item.files)
+    for option, out in (("--picture", args.picture), ("--write-split", args.write_split)):
+        if out:
+            keep_inputs(option, out, inputs)
     report = check(
         found,
         batch_size=args.batch_size,

@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: cannot be read or written: {error}", file=sys.stderr)
+        return 2
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

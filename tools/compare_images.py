@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: cannot be read or written: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -61,16 +64,18 @@ def run(args: argparse.Namespace) -> None:
     from torchreid_spectral.inference import Gallery
 
     reid = open_reid(args, calibration=args.calibration)
+    found = None
     if args.calibrate:
         found = reid.calibrate(
             Gallery.open(args.calibrate), false_match_rate=args.false_match_rate
         )
-        place = Path(args.weights)
-        found.save((place if place.is_dir() else place.parent) / "calibration.json")
     answer = reid.same_person(args.first, args.second)
     print(json.dumps(asdict(answer), indent=2) if args.json else answer)
     if answer.calibration is None and not args.json:
         print("Calibrate on labelled images that were not trained on: --calibrate GALLERY")
+    if found is not None:
+        place = Path(args.weights)
+        found.save((place if place.is_dir() else place.parent) / "calibration.json")
 
 
 if __name__ == "__main__":

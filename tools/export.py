@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: cannot write: {error}", file=sys.stderr)
+        print(f"error: cannot be read or written: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> Path:
     """Export and write the card."""
-    from torchreid_spectral._files import write_text
+    from torchreid_spectral._files import keep_inputs, write_text
     from torchreid_spectral.inference.export import export, model_card
     from torchreid_spectral.inference.weights import latest_weights, open_model, read_config
 
@@ -65,11 +65,7 @@ def run(args: argparse.Namespace) -> Path:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     model, settings = open_model(weights, **given)
     out = args.out or weights.with_name(f"{settings.model_name}{ENDINGS[args.form]}")
-    if out.exists() and out.samefile(weights):
-        raise InputError(
-            f"--out {out} is the file that is exported: its classifier would be lost. Give "
-            "another name."
-        )
+    keep_inputs("--out", out, [weights])  # whose classifier would go
     config = read_config(weights)
     export(model, settings, out, form=args.form, normalization=args.normalization, config=config)
     inside = ", normalisation inside" if args.normalization else ""

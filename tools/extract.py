@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: cannot write: {error}", file=sys.stderr)
+        print(f"error: cannot be read or written: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
@@ -57,10 +57,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("weights", help="trained weights")
     parser.add_argument("images", nargs="?", help="folder of images")
     parser.add_argument("--dataset", help="a dataset of torchreid instead of a folder")
-    parser.add_argument("--split", default="gallery", choices=["train", "query", "gallery"])
+    parser.add_argument("--split", choices=["train", "query", "gallery"],
+                        help="of the dataset (default gallery)")  # fmt: skip
     parser.add_argument("--set", action="extend", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options of the dataset, above the run's")  # fmt: skip
-    parser.add_argument("--root", default="reid-data", help="folder that holds the datasets")
+    parser.add_argument("--root", help="folder that holds the datasets (default reid-data)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the gallery")
     parser.add_argument("--shard-size", type=int, default=10_000, help="images a shard")
     add_model_arguments(parser)
@@ -95,7 +96,7 @@ def open_reid(args: argparse.Namespace, **more: Any) -> Any:
 def run(args: argparse.Namespace) -> None:
     """Extract what is not there yet, a shard at a time."""
     from torchreid_spectral.inference.extraction import NothingReadError
-    from torchreid_spectral.inference.gallery import write_manifest, write_shard
+    from torchreid_spectral.inference.gallery import drop_other_shards, write_manifest, write_shard
 
     if args.shard_size < 1:
         raise InputError(f"--shard-size must be >= 1, got {args.shard_size}.")
@@ -126,6 +127,7 @@ def run(args: argparse.Namespace) -> None:
     if not shards:
         raise InputError(f"None of the {len(paths)} images could be read.")
     write_manifest(args.out, shards, reid.fingerprint, reid.settings.metric)
+    drop_other_shards(args.out, shards)
     broken = f", {skipped} could not be read" if skipped else ""
     count = len(paths) - skipped
     print(f"{count} images in {len(shards)} shards ({kept} kept) in {args.out}{broken}")
@@ -143,7 +145,11 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
     if (args.images is None) == (args.dataset is None):
         raise InputError("Give a folder of images or --dataset NAME, one of the two.")
     if args.images is not None:
+        of_datasets = [f"--{name}" for name in ("split", "set", "root") if getattr(args, name)]
+        if of_datasets:
+            raise InputError(f"{', '.join(of_datasets)}: of a --dataset only, not of a folder.")
         return list_folder(args.images), {}
+    args.split, args.root = args.split or "gallery", args.root or "reid-data"
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
     from torchreid_spectral.data.catalog import check_available

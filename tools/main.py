@@ -14,7 +14,6 @@ import errno
 import os
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -111,12 +110,8 @@ def run(args: argparse.Namespace) -> Any:
         with tee(Path(os.devnull), silent=True) if rank else tee(log), build.active_defaults(cfg):
             print(f"Show configuration\n{cfg}\n")
             set_backends(cfg)
-            try:
-                commit = commit_of_tool(__file__, os.path.dirname(ts.__file__))
-                engine = assemble(cfg, commit=commit)
-            except (AssertionError, ValueError) as error:  # torchreid's checks of its options
-                rule = traceback.extract_tb(error.__traceback__)[-1].line
-                raise InputError(str(error) or f"torchreid refused the config: {rule}") from error
+            commit = commit_of_tool(__file__, os.path.dirname(ts.__file__))
+            engine = assemble(cfg, commit=commit)
             if rank:  # models begin alike, augmentation and dropout differ
                 torchreid.utils.set_random_seed(cfg.train.seed + rank)
             resume_own(cfg, engine)

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> Path | None:
     from torchreid_spectral.config.assemble import assemble, set_backends
     from torchreid_spectral.config.check import check_config
     from torchreid_spectral.config.merging import merged_config
+    from torchreid_spectral.data.catalog import check_available
     from torchreid_spectral.inference.weights import latest_weights
 
     try:
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> Path | None:
     cfg.data.save_dir = str(args.folder)
     merge_options(cfg, args.set)
     check_config(cfg)
+    check_available(cfg.data.root, {*cfg.data.sources, *cfg.data.targets}, cfg.data.type)
     with build.active_defaults(cfg), tempfile.TemporaryDirectory() as elsewhere:
         set_backends(cfg)
         engine = assemble(cfg, commit=saved.get("commit"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchreid_spectral._files import write_bytes, write_whole
+from torchreid_spectral._files import keep_inputs, write_bytes, write_whole
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import diagnose, evaluate_blocks
 from torchreid_spectral.evaluation.feature_files import FeatureSet, load_features
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        check_outputs(args)
         if args.compare:
             results = compare(args)
         else:
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: cannot write: {error}", file=sys.stderr)
+        print(f"error: cannot be read or written: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -90,6 +92,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compare", action="store_true", help="a table of all methods")
     parser.add_argument("options", nargs="*", metavar="NAME=VALUE", help="of the method")
     return parser.parse_intermixed_args(argv)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse to write over what is read, or twice to one file."""
+    inputs: list[Path] = []
+    for given in (Path(args.query).expanduser(), Path(args.gallery).expanduser()):
+        beside = [given.with_suffix(ending) for ending in (".csv", ".json")]
+        inputs += given.iterdir() if given.is_dir() else [given, *beside]
+    outputs = {"--output": args.output, "--json": args.json}
+    for option, out in outputs.items():
+        if out:
+            keep_inputs(option, Path(out), inputs)
+    if args.output and os.path.realpath(args.output) == os.path.realpath(args.json):
+        raise InputError(f"--output and --json are one file, {args.json}: give two.")
 
 
 def rank(args: argparse.Namespace) -> dict[str, Any]:
@@ -280,6 +296,8 @@ def check_kinds(*sets: FeatureSet) -> None:
 def on(device: str, features: Any) -> torch.Tensor:
     """Put features on a device in float32."""
     try:
+        if np.iscomplexobj(features):
+            raise TypeError("complex numbers have no order")
         features = np.ascontiguousarray(features, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(f"Features must be numbers: {error}") from error

@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # "| head" has seen enough; Python would complain at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"error: cannot be read or written: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -64,6 +67,8 @@ def run(args: argparse.Namespace) -> dict[str, list[Any]]:
     """Search and print."""
     reid = open_reid(args)
     folder = Path(args.gallery)
+    if not folder.exists():
+        raise InputError(f"There is no gallery or folder of images {args.gallery!r}.")
     if (folder / "index.json").is_file():
         reid.open(folder)
     elif any(folder.glob("features-*.safetensors")):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import operator
 import os
-import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,22 @@ import torch
 from torch import Tensor
 
 from torchreid_spectral._files import write_bytes, write_whole
-from torchreid_spectral.errors import InputError
+from torchreid_spectral.errors import InputError, reason
 
-__all__ = ["load_checkpoint", "load_weights", "resume_from_checkpoint", "save_checkpoint"]
+__all__ = [
+    "load_checkpoint",
+    "load_weights",
+    "plain",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+]
 
 logger = logging.getLogger(__name__)
 
 # torchreid's checkpoints hold the rank-1 as a NumPy scalar: these and no others are let through.
 _SAFE_GLOBALS: list[Any] = [
     np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
+    *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")),
     importlib.import_module(
         "numpy._core.multiarray"
         if np.lib.NumpyVersion(np.__version__) >= "2.0.0"
@@ -75,7 +81,7 @@ def load_checkpoint(fpath: str | os.PathLike[str]) -> Any:  # noqa: ANN401 (what
     except Exception as error:  # torch raises many kinds for a bad file
         raise InputError(
             f"{path} is not a checkpoint that can be loaded safely (weights only): "
-            f"{_reason(error)} If it is truncated, copy it anew; if it holds Python objects, "
+            f"{reason(error)} If it is truncated, copy it anew; if it holds Python objects, "
             "save its state_dict alone where you trust it."
         ) from error
 
@@ -130,15 +136,15 @@ def save_checkpoint(
         is_best: Whether to copy it to ``model-best.pth.tar`` too.
         remove_module_from_keys: Whether to strip DataParallel's prefix from the weights' names.
     """
-    plain = {key: _plain(value) for key, value in state.items()}
+    content = {key: plain(value) for key, value in state.items()}
     if remove_module_from_keys:
-        plain["state_dict"] = {
-            name.removeprefix("module."): value for name, value in plain["state_dict"].items()
+        content["state_dict"] = {
+            name.removeprefix("module."): value for name, value in content["state_dict"].items()
         }
     folder = Path(save_dir)
-    path = folder / f"model.pth.tar-{plain['epoch']}"
+    path = folder / f"model.pth.tar-{content['epoch']}"
     buffer = io.BytesIO()  # a full disk is then an OSError, and none of PyTorch's writer
-    torch.save(plain, buffer)
+    torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
     if is_best:
         best = folder / "model-best.pth.tar"
@@ -179,11 +185,11 @@ def resume_from_checkpoint(
         if optimizer is not None and "optimizer" in checkpoint:
             _take_optimizer(optimizer, checkpoint["optimizer"], str(fpath))
         if scheduler is not None and "scheduler" in checkpoint:
-            scheduler.load_state_dict(checkpoint["scheduler"])
+            _take_scheduler(scheduler, checkpoint["scheduler"], str(fpath))
         epoch = int(checkpoint["epoch"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"{fpath} does not fit this model and optimiser ({_reason(error)}). Resume with "
+            f"{fpath} does not fit this model and optimiser ({reason(error)}). Resume with "
             "the config it was trained with, or take its weights alone with model.load_weights."
         ) from error
     sys.stdout.write(f'Resumed from "{fpath}", epoch {epoch}\n')
@@ -207,6 +213,29 @@ def _take_optimizer(optimizer: torch.optim.Optimizer, state: Any, path: str) -> 
             )  # fmt: skip
 
 
+def _take_scheduler(scheduler: Any, state: Mapping[str, Any], path: str) -> None:  # noqa: ANN401
+    """Load a schedule's state; its form comes with it, whatever the config says now."""
+    before, saved = _form(scheduler.state_dict()), _form(state)
+    if before.keys() != saved.keys():
+        raise ValueError(f"it is of another schedule than this {type(scheduler).__name__}")
+    scheduler.load_state_dict(state)
+    for name, kept in saved.items():
+        if kept != before[name]:
+            logger.warning(
+                "%s keeps its schedule's %s %s, not the %s given now: to change it, take the "
+                "weights alone with model.load_weights.", path, name, kept, before[name],
+            )  # fmt: skip
+
+
+def _form(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a config says of a schedule: not where it stands, nor what PyTorch notes."""
+    return {
+        name: sorted(value) if isinstance(value, dict) else value
+        for name, value in state.items()
+        if not name.startswith("_") and name not in ("base_lrs", "last_epoch", "verbose")
+    }
+
+
 def _rates(optimizer: torch.optim.Optimizer) -> dict[str, list[Any]]:
     """Give what a config says of the groups of an optimiser; a schedule's lr is where it began."""
     groups = optimizer.param_groups
@@ -220,19 +249,24 @@ def _plain_pair(value: Any) -> Any:  # noqa: ANN401
     return tuple(value) if isinstance(value, list) else value
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """Give Python's numbers for NumPy's, at any depth, so that any ``torch.load`` reads them.
+
+    Args:
+        value: What is to be saved; its dicts and lists are copied where they hold anything else.
+
+    Returns:
+        The same, with scalars, keys too, that are Python's.
+    """
     if isinstance(value, np.generic):
         return value.item()
-    return float(value) if isinstance(value, float) else value
-
-
-def _reason(error: Exception) -> str:
-    """Shorten an error of PyTorch's to what is wrong, without what it would advise."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    forbidden = re.search(r"Unsupported global: GLOBAL (\S+)", text)
-    if forbidden:
-        return f"it holds a {forbidden[1]}."
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return " ".join(lines[:3]) if lines[0].startswith("Error(s) in loading") else lines[0]
+    if isinstance(value, Mapping):
+        pairs = [(plain(key), plain(each)) for key, each in value.items()]
+        kept = all(a is c and b is d for (a, b), (c, d) in zip(pairs, value.items()))
+        if kept:
+            return value
+        return Counter(dict(pairs)) if isinstance(value, Counter) else dict(pairs)
+    if type(value) in (list, tuple):
+        items = [plain(each) for each in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
+    return float(value) if isinstance(value, float) and type(value) is not float else value

@@ -8,10 +8,20 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["show_any_name", "sweep", "walk", "write_bytes", "write_text", "write_whole"]
+from torchreid_spectral.errors import InputError
+
+__all__ = [
+    "keep_inputs",
+    "show_any_name",
+    "sweep",
+    "walk",
+    "write_bytes",
+    "write_text",
+    "write_whole",
+]
 
 
 _STREAMS = ("/dev/stdout", "/dev/stderr")  # which lead to a file at times, and are none
@@ -52,6 +62,21 @@ def _may_be_read(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return True
+
+
+def keep_inputs(option: str, path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to write over what is read.
+
+    Args:
+        option: Names ``path``.
+        path: Where something is to be written.
+        inputs: What is read; what is missing is none of them.
+
+    Raises:
+        InputError: If it is one of them, by whatever name.
+    """
+    if path.is_file() and any(each.is_file() and path.samefile(each) for each in inputs):
+        raise InputError(f"{option} {path} is read here and would be lost. Give another name.")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

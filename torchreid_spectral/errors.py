@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["InputError", "RunError", "UnknownNameError", "first_line", "require_extra"]
+__all__ = ["InputError", "RunError", "UnknownNameError", "first_line", "reason", "require_extra"]
 
 
 class InputError(ValueError):
@@ -39,6 +40,28 @@ def first_line(error: BaseException) -> str:
         The line.
     """
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def reason(error: Exception) -> str:
+    """Shorten an error of PyTorch's to what is wrong, without what it would advise.
+
+    Args:
+        error: Of loading a file or a state.
+
+    Returns:
+        A line.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    forbidden = re.search(r"Unsupported global: GLOBAL (\S+)", text)
+    if forbidden:
+        return f"it holds a {forbidden[1]}."
+    refused = re.search(r"WeightsUnpickler error: (.+)", text)
+    if refused:
+        return f"it holds more than plain data ({refused[1].strip()})."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:3]) if lines[0].startswith("Error(s) in loading") else lines[0]
 
 
 def require_extra(module: str, extra: str, purpose: str) -> ModuleType:

@@ -358,6 +358,8 @@ def test_what_would_be_ignored_or_fail_later_is_refused_first(torchreid, options
      "rerank.method, rerank.inductive, rerank.graph_walk.k (only for test.rerank True)"),
     (["sampler.num_instances", "8"],
      "sampler.num_instances (only for sampler.train_sampler RandomIdentitySampler and Iden"),
+    (["sampler.num_cams", "2"], "sampler.num_cams (only for sampler.train_sampler RandomDomain"),
+    (["data.load_train_targets", "True"], "data.load_train_targets (only for engines that"),
     (["train.warmup_epochs", "5"], "train.warmup_epochs (only for train.lr_scheduler warmup_*)"),
     (["distill.weight", "5.0"], "distill.weight (only for a distill.teacher)"),
     (["test.rerank", "True", "test.dist_metric", "cosine", "rerank.graph_walk.k", "7"],

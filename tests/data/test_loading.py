@@ -177,3 +177,9 @@ def test_a_dataset_that_opens_its_images_itself_is_passed_over_too(error):
 
     rows = EpochLoader(DataLoader(Own(), batch_size=4), on_error="skip")
     assert sum(len(batch["index"]) for batch in rows) == 6 and len(rows.skipped) == 2
+
+
+def test_a_batch_that_processes_cannot_share_is_refused():
+    whole = DataLoader([{"img": n} for n in range(9)], 9, drop_last=True)
+    with pytest.raises(InputError, match="A batch of 9 images cannot be shared by 2 processes"):
+        EpochLoader(whole, rank=0, world_size=2)

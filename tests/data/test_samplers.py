@@ -52,3 +52,32 @@ def test_known_to_torchreid(torchreid):
 def test_rejects(batch, k, message):
     with pytest.raises(InputError, match=message):
         IdentityOnceSampler(DATA, batch, k)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("RandomDomainSampler", {"num_cams": 4}, "sampler.num_cams 4: 4 cameras cannot share"),
+        ("RandomDomainSampler", {"num_cams": 3}, "or are more than the 2 of the training set"),
+        ("RandomDomainSampler", {"num_cams": 1}, "camera 1 has 3. Lower train.batch_size"),
+        ("RandomDatasetSampler", {"num_datasets": 2}, "more than the 1 of the training set"),
+        ("RandomDatasetSampler", {"num_datasets": 1, "batch_size": 99}, "dataset 0 has 23"),
+    ],
+)
+def test_torchreid_s_samplers_of_groups_say_what_they_need(torchreid, name, options, message):
+    from torchreid_spectral import _compat
+
+    build = _compat.submodule("data.sampler").build_train_sampler
+    data = [("a.jpg", number % 5, 0, 0) for number in range(20)] + 3 * [("b.jpg", 1, 1, 0)]
+    with pytest.raises(InputError, match=message):
+        build(data, name, **{"batch_size": 8, **options})
+
+
+@pytest.mark.parametrize("cameras", [2, 0])  # 0 stands for all
+def test_torchreid_s_samplers_of_groups_draw(torchreid, cameras):
+    from torchreid_spectral import _compat
+
+    build = _compat.submodule("data.sampler").build_train_sampler
+    data = [("a.jpg", number % 5, number % 2, 0) for number in range(20)]
+    order = list(build(data, "RandomDomainSampler", batch_size=8, num_cams=cameras))
+    assert len(order) >= 8 and sum(data[row][2] for row in order[:8]) == 4

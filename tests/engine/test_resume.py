@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import random
 import re
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -200,25 +202,31 @@ def torchreid_rates(torchreid, lr):
     return found
 
 
-@pytest.mark.parametrize("scheduler", ["multi_step", "cosine", "warmup_multi_step"])
-def test_changed_rates_are_those_of_the_new_config(torchreid, scheduler):
+@pytest.mark.parametrize(
+    ("scheduler", "another"),
+    [("multi_step",) * 2, ("cosine",) * 2, ("warmup_multi_step",) * 2,
+     ("warmup_multi_step", "warmup_cosine"), ("warmup_cosine", "warmup_multi_step")],
+)  # fmt: skip
+def test_changed_rates_are_those_of_the_new_config(torchreid, scheduler, another):
     """What a stopped run goes on with is what a fresh one of that config would have by then."""
     from types import SimpleNamespace
 
     from torchreid_spectral.engine import progress
     from torchreid_spectral.engine.checkpoints import Checkpoint
+    from torchreid_spectral.engine.schedulers import warmup_defaults
 
-    def engine(lr):
+    def engine(lr, scheduler):
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
         optimizer = torchreid.optim.build_optimizer(model, optim="sgd", lr=lr)
         steps = [2, 4] if "multi" in scheduler else 3
-        schedule = torchreid.optim.build_lr_scheduler(
-            optimizer, lr_scheduler=scheduler, stepsize=steps, max_epoch=6
-        )
+        with warmup_defaults(warmup_epochs=2, warmup_factor=0.1):
+            schedule = torchreid.optim.build_lr_scheduler(
+                optimizer, lr_scheduler=scheduler, stepsize=steps, max_epoch=6
+            )
         found = SimpleNamespace(
             _models={"model": model}, _optims={"model": optimizer}, _scheds={"model": schedule},
-            record={"config": {"train": {"lr": lr}}},
+            record={"config": {"train": {"lr": lr, "lr_scheduler": scheduler}}},
         )  # fmt: skip
         return found
 
@@ -231,17 +239,17 @@ def test_changed_rates_are_those_of_the_new_config(torchreid, scheduler):
             of._scheds["model"].step()
         return rates
 
-    old, straight = engine(0.1), engine(0.01)
+    old, straight = engine(0.1, scheduler), engine(0.01, another)
+    same_rate = engine(0.1, another)
     epochs(old, 3)
     state = {"models": {"model": progress._parts(old, "model")}, **old.record}
-    for lr, expected in ((0.01, epochs(straight, 6)[3:]), (0.1, None)):
-        new = engine(lr)
+    for lr, expected in ((0.01, epochs(straight, 6)[3:]), (0.1, epochs(same_rate, 6)[3:])):
+        new = engine(lr, another)
         checkpoint = Checkpoint(old._models["model"].state_dict(), {}, state)
         progress._apply_model(new, "model", checkpoint)
         momentum = [value["momentum_buffer"] for value in new._optims["model"].state.values()]
         kept = [value["momentum_buffer"] for value in old._optims["model"].state.values()]
         assert all(torch.equal(*pair) for pair in zip(momentum, kept, strict=True))
-        expected = expected or epochs(old, 3)
         assert epochs(new, 3) == pytest.approx(expected)
 
 
@@ -328,7 +336,8 @@ def test_who_begins_anew_in_a_runs_folder_is_told(torchreid, main, command, tmp_
     assert main(command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")) == 0
     assert "holds the checkpoints of an earlier run" not in capsys.readouterr().out
     assert main(command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")) == 0
-    assert "of an earlier run: this one replaces them" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "of an earlier run: checkpoints_earlier is where they go" in said
 
 
 def test_adam_does_not_go_on_from_amsgrad(torchreid, main, command, tmp_path, capsys):
@@ -337,3 +346,63 @@ def test_adam_does_not_go_on_from_amsgrad(torchreid, main, command, tmp_path, ca
     assert main([*once, "train.optim", "adam", "model.resume", "auto"]) == 2
     said = capsys.readouterr().err
     assert "does not fit" in said and "'amsgrad']" in said
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_who_is_killed_before_the_first_save_does_not_go_on_from_an_earlier_run(
+    torchreid, main, command, tmp_path, monkeypatch, capsys
+):
+    once = command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")
+    assert main(once) == 0
+    earlier = (tmp_path / "checkpoints" / "last.safetensors").read_bytes()
+
+    def kill(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("torchreid_spectral.engine.loop.LoopMixin.train", kill)
+        main([*once, "train.lr", "0.001"])
+    aside = tmp_path / "checkpoints_earlier" / "last.safetensors"
+    assert aside.read_bytes() == earlier  # nothing is lost
+    capsys.readouterr()
+    assert main([*once, "train.lr", "0.001", "model.resume", "auto"]) == 0
+    assert "starting afresh" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints" / "last.safetensors").read_bytes() != earlier
+    assert main(once) == 0  # a second time it takes the place of the first
+    assert aside.read_bytes() != earlier
+
+
+def test_an_average_is_tested_where_it_was_trained(torchreid, main, command, tmp_path):
+    once = command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")
+    assert main(once) == 0
+    tested = json.loads((tmp_path / "metrics.json").read_text())["weights_sha256"]
+    again = ["train.ema_decay", "0.0", "model.resume", "auto", "test.evaluate", "True"]
+    assert main([*once, *again]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["weights_sha256"] == tested
+
+
+def test_what_does_not_fit_is_named(torchreid, main, command, tmp_path, capsys):
+    once = command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")
+    assert main(once) == 0
+    assert main([*once, "spectral.learn_temperature", "True", "model.resume", "auto"]) == 2
+    assert "log_temperature" in capsys.readouterr().err
+
+
+def test_numbers_of_numpy_in_a_schedule_are_saved_as_python_s(tmp_path):
+    from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=np.float64(0.1))
+    steps = list(np.linspace(1, 3, 3).astype(int))
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, steps, gamma=np.float32(0.5))
+    state = {"scheduler": schedule.state_dict(), "names": ("a", [np.int32(2)])}
+    folder = CheckpointFolder(tmp_path)
+    folder.save(Checkpoint({"w": torch.zeros(1)}, {}, state))
+    found = torch.load(tmp_path / "last.state.pt")
+    assert found["names"] == ("a", [2]) and type(found["names"][1][0]) is int
+    milestones = found["scheduler"]["milestones"]
+    assert milestones == schedule.milestones and {*map(type, milestones)} == {int}
+    schedule.load_state_dict(folder.load("last").state["scheduler"])
+    assert sorted(schedule.milestones.elements()) == [1, 2, 3]

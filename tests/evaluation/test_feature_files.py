@@ -296,3 +296,14 @@ def test_people_who_are_not_known_match_nobody(tmp_path, ids):
     assert query.dtype != object and query.dtype.kind == gallery.dtype.kind
     assert (query == gallery).tolist() == [True, False, True]
     assert not set(query) - set(gallery) <= {1, 2, "anna", "bo"}
+
+
+def test_a_table_that_does_not_fit_is_named(tmp_path):
+    np.save(tmp_path / "x.npy", FEATURES)
+    table = tmp_path / "x.csv"
+    write_csv(table, PIDS, CAMIDS)
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:3], lines[3].split(",")[0], *lines[4:]]) + "\n")
+    refused(tmp_path / "x.npy", r"x\.csv cannot be read: row 3 ends before camid")
+    table.write_text("")
+    refused(tmp_path / "x.npy", r"x\.csv needs the columns pid and camid, got \[\]")

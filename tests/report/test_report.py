@@ -298,6 +298,21 @@ def test_report_tool_rejects(tmp_path, capsys):
     assert "holds no weights" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["data.targets", "[market1501]"], "Dataset market1501 was not found"),
+        (["data.targets", "[markt1501]"], "Did you mean market1501"),
+    ],
+)
+def test_a_report_of_data_that_is_not_there(trained, tmp_path, capsys, given, message):
+    root = tmp_path / "nowhere"
+    command = [str(trained), "--root", str(root), "--set", *given]
+    assert load_tool("report").main(command) == 2
+    assert message in capsys.readouterr().err
+    assert not root.exists()  # torchreid would begin a download
+
+
 def test_report_never_costs_a_training(torchreid, tiny_options, tmp_path, monkeypatch, capsys):
     from torchreid_spectral.config import report
 

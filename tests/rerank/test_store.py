@@ -328,3 +328,19 @@ def test_nothing_to_save(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"no gallery yet: call fit\(gallery\) first"):
             build_reranker(name).add(features(15, 3, 6))
     assert not list(tmp_path.iterdir())
+
+
+def test_who_reads_other_files_reads_these(saved: Path) -> None:
+    (saved.parent / "other").touch()
+    mode = (saved.parent / "other").stat().st_mode
+    assert {saved.stat().st_mode, saved.with_suffix(".json").stat().st_mode} == {mode}
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        build_reranker("none").fit(features(40, 5, 3)).save(tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

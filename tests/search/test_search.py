@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.references.similarity import distance, nearest
+from torchreid_spectral.errors import InputError
 from torchreid_spectral.rerank import RERANKERS, build_reranker
 from torchreid_spectral.search import SEARCHES, ExactSearch, build_search
 
@@ -269,9 +270,10 @@ def test_missing_faiss_names_the_command(name: str, monkeypatch: pytest.MonkeyPa
         ("exact", {"num_probes": 3}, "Search exact has no option 'num_probes'"),
         ("faiss_ivf", {"num_probes": 0}, "num_probes >= 1, got 0 and 0"),
         ("faiss_ivf", {"num_lists": -1}, "num_lists must be >= 0"),
-        ("faiss_hnsw", {"num_links": 0}, "must be >= 1, got 0, 80 and 128"),
-        ("faiss_hnsw", {"search_breadth": 0}, "must be >= 1, got 32, 80 and 0"),
-        ("faiss_hnsw", {"build_breadth": -1}, "must be >= 1, got 32, -1 and 128"),
+        ("faiss_hnsw", {"num_links": 0}, "num_links must be >= 2, .* got 0, 80 and 128"),
+        ("faiss_hnsw", {"num_links": 1}, "num_links must be >= 2, .* got 1, 80 and 128"),
+        ("faiss_hnsw", {"search_breadth": 0}, ">= 1, got 32, 80 and 0"),
+        ("faiss_hnsw", {"build_breadth": -1}, ">= 1, got 32, -1 and 128"),
     ],
 )
 def test_rejects_options(name: str, wrong: dict[str, Any], message: str) -> None:
@@ -299,3 +301,32 @@ def test_few_neighbours_are_gathered_at_once(faiss: Any, monkeypatch: pytest.Mon
     assert max(asked) <= 1000 and len(asked) == 10
     for left, right in zip(actual, expected, strict=True):
         torch.testing.assert_close(left, right)
+
+
+@every_metric
+@pytest.mark.parametrize("name", ["exact", "faiss_flat"])
+def test_queries_and_features_of_two_precisions(name: str, metric: str) -> None:
+    if name.startswith("faiss"):
+        pytest.importorskip("faiss")
+    query, gallery = clusters(30, 5), clusters(31, 40)
+    for kind in (torch.float64, torch.float16):
+        search = build_search(name, metric=metric).fit(gallery.to(kind).float())
+        expected = search.nearest(query.to(kind).float(), 4)
+        torch.testing.assert_close(search.nearest(query.to(kind), 4), expected)
+        search.add(gallery[:3].to(kind))
+        assert len(search.features) == 43
+
+
+@pytest.mark.parametrize("name", ["exact", "faiss_flat"])
+def test_wrong_use_of_a_search_is_told(name: str) -> None:
+    if name.startswith("faiss"):
+        pytest.importorskip("faiss")
+    search = build_search(name)
+    for early in (lambda: search.nearest(clusters(32, 2), 1), lambda: search.add(clusters(32, 2))):
+        with pytest.raises(InputError, match="has nothing to search in: call fit first"):
+            early()
+    search.fit(clusters(33, 9))
+    with pytest.raises(InputError, match=r"must be \(N, 8\), .* got \(2, 7\)"):
+        search.nearest(clusters(34, 2, 7), 1)
+    with pytest.raises(InputError, match="k must be >= 1, got 0"):
+        search.nearest(clusters(34, 2), 0)

@@ -287,3 +287,31 @@ def test_write_split_needs_a_proposal(capsys, tree, tmp_path):
 def test_without_reading(capsys, tree):
     truncate(tree)
     assert run(capsys, tree, "--no-read")[0] == 0
+
+
+@pytest.mark.parametrize("option", ["--write-split", "--picture"])
+def test_what_is_read_is_not_written_over(capsys, data_root, tmp_path, option):
+    table = make_table(data_root, tmp_path / "own") / "labels.csv"
+    image = next(Path(item.path) for item in scan(table, "image").items)
+    copy = shutil.copy(image, tmp_path / "own.png")
+    table.write_text(f"path,pid,camid\n{copy},1,1\n")
+    targets = [copy] if option == "--picture" else [copy, table]
+    for target in targets:
+        before = Path(target).read_bytes()
+        assert main([str(table), option, str(target)]) == 2
+        assert f"{option} {target} is read here and would be lost" in capsys.readouterr().err
+        assert Path(target).read_bytes() == before
+
+
+def test_a_quote_that_is_not_closed(capsys, tmp_path):
+    table = tmp_path / "labels.csv"
+    rows = "".join(f"images/{number:040d}.jpg,{number},1\n" for number in range(4000))
+    table.write_text('path,pid,camid\n"images/a.jpg,1,1\n' + rows)
+    status, report, _ = run(capsys, table)
+    assert status == 2 and "Is there a quote that is not closed?" in report["error"]
+
+
+@pytest.mark.parametrize("workers", [0, -3])
+def test_somebody_must_read(capsys, tree, workers):
+    status, report, _ = run(capsys, tree, "--workers", workers)
+    assert status == 2 and f"--workers must be >= 1, got {workers}" in report["error"]

@@ -190,13 +190,19 @@ def test_user_errors_exit_with_2_and_no_traceback(torchreid, capsys, tmp_path, a
         ("cuhk03", ["cuhk-03.mat"]),
     ],
 )
-def test_missing_dataset(torchreid, capsys, tmp_path, name, words):
+@pytest.mark.parametrize("empty", [False, True])  # as a failed download leaves it
+def test_missing_dataset(torchreid, capsys, tmp_path, name, words, empty):
+    folders = {"dukemtmcreid": "dukemtmc-reid"}
+    if empty:
+        (tmp_path / folders.get(name, name)).mkdir()
+    before = list(tmp_path.iterdir())
     assert main(["-s", name, "-t", name, "--root", str(tmp_path)]) == 2
-    shown = capsys.readouterr().err
+    shown, said = capsys.readouterr()[::-1]
+    assert "Building" not in said
     assert str(tmp_path) in shown
     for word in words:
         assert word in shown
-    assert not list(tmp_path.iterdir())  # torchreid would leave an empty folder
+    assert list(tmp_path.iterdir()) == before  # torchreid would leave an empty folder
 
 
 def test_incomplete_dataset(torchreid, capsys, tmp_path):

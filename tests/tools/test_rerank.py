@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from torchreid_spectral.evaluation import evaluate_rank, tpr_at_fpr
+from torchreid_spectral.inference import Gallery
 from torchreid_spectral.rerank import RERANKERS, build_reranker
 
 from .test_main import load_tool
@@ -327,13 +328,15 @@ def test_missing_and_damaged_files(files, tmp_path, capsys, name):
 def test_nothing_half_written(files, tmp_path, capsys, monkeypatch, flag):
     before = sorted(tmp_path.rglob("*"))
     below = tmp_path / "q.npz" / "result"  # a file is no folder
-    assert "cannot write" in refused(capsys, files, "--method", "none", flag, below)
+    assert "cannot be read or written" in refused(capsys, files, "--method", "none", flag, below)
     assert sorted(tmp_path.rglob("*")) == before
 
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "kept").touch()
     before = sorted(tmp_path.rglob("*"))
-    assert "cannot write" in refused(capsys, files, "--method", "none", flag, tmp_path / "folder")
+    assert "cannot be read or written" in refused(
+        capsys, files, "--method", "none", flag, tmp_path / "folder"
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -346,7 +349,7 @@ def test_a_failed_write_keeps_the_old_file(files, tmp_path, capsys, monkeypatch)
     old.write_bytes(b"old")
     monkeypatch.setattr(np, "savez", full)
     said = refused(capsys, files, "--method", "none", "--output", old)
-    assert "cannot write" in said and "No space left" in said
+    assert "cannot be read or written" in said and "No space left" in said
     assert old.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.npz", "q.npz", "ranks.npz"]
 
@@ -456,3 +459,36 @@ def test_queries_of_nobody_are_not_evaluated(files, tmp_path, capsys, nobody):
     assert found["queries"] == 8
     for name in expected.keys() - {"seconds_fit", "seconds_rank", "peak_GB"}:
         assert found[name] == pytest.approx(expected[name]), name
+
+
+@pytest.mark.parametrize("flag", ["--output", "--json"])
+@pytest.mark.parametrize("name", ["q.npz", "g.npz", "linked.npz"])
+def test_inputs_are_not_written_over(files, tmp_path, capsys, flag, name):
+    (tmp_path / "linked.npz").symlink_to(tmp_path / "q.npz")
+    before = (tmp_path / name).read_bytes()
+    assert "is read here and would be lost" in refused(capsys, files, flag, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_labels_beside_are_not_written_over(files, tmp_path, capsys):
+    np.save(tmp_path / "q.npy", QUERY["features"])
+    table = tmp_path / "q.csv"
+    table.write_text("pid,camid\n" + "".join(f"{pid},0\n" for pid in QUERY["pids"]))
+    files["--query"] = str(tmp_path / "q.npy")
+    assert "would be lost" in refused(capsys, files, "--output", table)
+    gallery = Gallery(GALLERY["features"], [str(n) for n in range(40)])
+    gallery.save(tmp_path / "gallery")
+    files["--gallery"] = str(tmp_path / "gallery")
+    index = tmp_path / "gallery" / "index.json"
+    assert "would be lost" in refused(capsys, files, "--json", index)
+
+
+def test_two_outputs_are_two_files(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "are one file" in refused(capsys, files, "--output", out, "--json", tmp_path / "./out")
+    assert not out.exists()
+
+
+def test_complex_features_have_no_order(files, capsys):
+    changed(files, "--query", features=QUERY["features"] + 1j)
+    assert "Features must be numbers: complex" in refused(capsys, files)

@@ -139,7 +139,7 @@ def test_what_fails_leaves_the_gallery_that_was_there(
         (["--device", "cuda:77"], "The device cuda:77 cannot be used"),
         (["--device", "abacus"], "The device abacus cannot be used"),
         (["--height", "0"], "height must be >= 1, got 0"),
-        (["--out", "{file}/gallery"], "cannot write"),
+        (["--out", "{file}/gallery"], "cannot be read or written"),
     ],
 )
 def test_what_cannot_be_is_said(weights, pictures, tmp_path, capsys, given, message):  # noqa: F811
@@ -349,6 +349,70 @@ def test_a_file_that_is_completed_meanwhile_is_read_again(
     for kept in (0, 1):
         assert extract.main(command) == 0
         assert f"2 images in 1 shards ({kept} kept)" in capsys.readouterr().out
+
+
+def test_what_is_of_a_dataset_is_not_of_a_folder(weights, tmp_path, capsys):  # noqa: F811
+    given = [str(weights), str(tmp_path), "--out", str(tmp_path / "g")]
+    assert extract.main([*given, "--split", "query", "--set", "foo.bar", "1"]) == 2
+    assert "--split, --set: of a --dataset only, not of a folder" in capsys.readouterr().err
+
+
+def test_fewer_shards_leave_none_of_the_earlier(weights, pictures, tmp_path, capsys):  # noqa: F811
+    folder, out = tmp_path / "crops", tmp_path / "gallery"
+    folder.mkdir()
+    for number in range(3):
+        shutil.copy(pictures[0][0], folder / f"{number}.jpg")
+    given = [str(weights), str(folder), "--out", str(out), "--device", "cpu"]
+    assert extract.main([*given, "--shard-size", "1"]) == 0
+    assert len([*out.glob("features-*")]) == 6
+    (out / "features-of-mine.json").touch()
+    assert extract.main(given) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "features-00000.json", "features-00000.safetensors", "features-of-mine.json", "index.json",
+    ]  # fmt: skip
+    assert len({path.stat().st_mode for path in out.glob("features-0*")}) == 1
+
+
+def test_a_gallery_that_is_not_there(weights, pictures, capsys):  # noqa: F811
+    assert search.main([str(weights), "galery", pictures[0][0], "--device", "cpu"]) == 2
+    assert "There is no gallery or folder of images 'galery'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", ["search", "compare_images"])
+def test_what_may_not_be_read_is_said(tool, monkeypatch, capsys):
+    def locked(*_, **__):
+        raise PermissionError(13, "Permission denied", "metrics.json")
+
+    module = {"search": search, "compare_images": compare}[tool]
+    monkeypatch.setattr(module, "open_reid", locked)
+    assert module.main(["run", "a", "b"]) == 2
+    assert "cannot be read or written" in capsys.readouterr().err
+
+
+def test_the_answer_is_given_where_a_calibration_cannot_be_kept(
+    weights, data_root, pictures, tmp_path, monkeypatch, capsys,  # noqa: F811
+):  # fmt: skip
+    out = str(tmp_path / "gallery")
+    dataset = ["--dataset", "synthetic_pedestrians", "--root", str(data_root)]
+    assert extract.main([str(weights), *dataset, "--out", out, "--device", "cpu"]) == 0
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torchreid_spectral.inference.calibration.Calibration.save", full)
+    capsys.readouterr()
+    given = [
+        str(weights),
+        pictures[0][0],
+        pictures[1][0],
+        "--device",
+        "cpu",
+        "--false-match-rate",
+        "0.1",
+    ]
+    assert compare.main([*given, "--calibrate", out]) == 2
+    shown = capsys.readouterr()
+    assert "distance" in shown.out and "No space left" in shown.err
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])

@@ -6,6 +6,7 @@ What torchreid would stop at with an assertion, or pass over, is a clear message
 from __future__ import annotations
 
 import os
+import traceback
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,17 @@ def assemble(cfg: CfgNode, *, commit: str | None = None) -> Any:  # noqa: ANN401
     Raises:
         InputError: If data, weights or options are missing or do not fit.
     """
+    try:
+        return _assembled(cfg, commit)
+    except InputError:
+        raise
+    except (AssertionError, ValueError) as error:  # torchreid's checks of its options
+        rule = traceback.extract_tb(error.__traceback__)[-1].line
+        raise InputError(str(error) or f"torchreid refused the config: {rule}") from error
+
+
+def _assembled(cfg: CfgNode, commit: str | None) -> Any:  # noqa: ANN401
+    """Do what :func:`assemble` does."""
     torchreid = _compat.load()
     datamanager = _load_data(cfg)
     say(f"Building model: {cfg.model.name}")

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from torchreid_spectral.config.assemble import is_own, require_file, to_dict
 from torchreid_spectral.config.merging import leaves
 from torchreid_spectral.engine import ReportingMixin, distributed
-from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder
+from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder, aside
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.errors import InputError
 
@@ -36,8 +36,8 @@ def resume_own(cfg: CfgNode, engine: ReportingMixin) -> None:
     given = cfg.model.resume
     folder = Path(cfg.data.save_dir) / FOLDER
     if not given and not cfg.test.evaluate and (folder / "last.safetensors").is_file():
-        say(f"{folder} holds the checkpoints of an earlier run: this one replaces them. To go on "
-            "from them: model.resume auto.")  # fmt: skip
+        say(f"{folder} holds the checkpoints of an earlier run: {aside(folder).name} is where "
+            "they go. To go on from them instead: model.resume auto.")  # fmt: skip
     if given != "auto" and not is_own(given):
         return
     checkpoint = distributed.first_result(lambda: _read_own(cfg))

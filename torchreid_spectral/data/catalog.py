@@ -60,12 +60,18 @@ def check_available(root: str | Path, names: Iterable[str], kind: str = "image")
     for name in names:
         folder = getattr(table[name], "dataset_dir", None)
         generated = getattr(table[name], "generated", False)
-        if generated or not folder or (Path(root).expanduser() / folder).exists():
-            continue
         url = getattr(table[name], "dataset_url", None)
-        if not url or name in _DEAD_LINKS:
+        fetched = bool(url) and name not in _DEAD_LINKS
+        if generated or not folder or _holds(Path(root).expanduser() / folder, empty=fetched):
+            continue
+        if not fetched:
             raise InputError(missing_message(name, root, folder))
         logger.info("%s is not in %s: torchreid will download it from %s", name, root, url)
+
+
+def _holds(folder: Path, *, empty: bool) -> bool:
+    """Say whether a dataset may be there; an empty folder is left by a download that failed."""
+    return folder.exists() and (empty or not folder.is_dir() or any(folder.iterdir()))
 
 
 def missing_message(name: str, root: str | Path, folder: str, detail: str = "") -> str:

@@ -247,17 +247,27 @@ def _read_table(table: Path, found: Scan) -> None:
         raise InputError(f"{table} cannot be read as a CSV in UTF-8: {error}.") from error
     with io.StringIO(text, newline="") as file:
         rows = csv.DictReader(file)
-        columns = [name.strip().lower() for name in rows.fieldnames or ()]
-        missing = [name for name in ("path", "pid", "camid") if name not in columns]
-        if missing:
+        try:
+            _read_rows(rows, table, found)
+        except csv.Error as error:
             raise InputError(
-                f"{table} must have the columns path,pid,camid[,split][,tracklet] in its first "
-                f"line, got {','.join(columns) or 'nothing'}: {', '.join(missing)} missing."
-            )
-        rows.fieldnames = columns
-        _collect(_rows(rows, table, found), found)
+                f"{table} line {rows.line_num} cannot be read as a CSV: {error}. Is there a quote "
+                "that is not closed?"
+            ) from error
     if found.has_split and any(item.pid == NOBODY for item in found.items):
         found.distractors = NOBODY
+
+
+def _read_rows(rows: csv.DictReader[str], table: Path, found: Scan) -> None:
+    columns = [name.strip().lower() for name in rows.fieldnames or ()]
+    missing = [name for name in ("path", "pid", "camid") if name not in columns]
+    if missing:
+        raise InputError(
+            f"{table} must have the columns path,pid,camid[,split][,tracklet] in its first "
+            f"line, got {','.join(columns) or 'nothing'}: {', '.join(missing)} missing."
+        )
+    rows.fieldnames = columns
+    _collect(_rows(rows, table, found), found)
 
 
 def _rows(rows: Iterable[dict[str, str]], table: Path, found: Scan) -> Iterator[tuple[str, Item]]:

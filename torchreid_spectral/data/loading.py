@@ -67,6 +67,11 @@ class EpochLoader:
                 "A loader with a batch_sampler, or without batches, cannot be gone on with: give "
                 "a sampler and a batch_size."
             )
+        if loader.drop_last and int(loader.batch_size) % world_size:
+            raise InputError(
+                f"A batch of {loader.batch_size} images cannot be shared by {world_size} "
+                "processes alike: choose a multiple."
+            )
         self.first = first
         self.sampler, self.drop_last = loader.sampler, loader.drop_last
         self.batch_size, self.workers = int(loader.batch_size), int(loader.num_workers)

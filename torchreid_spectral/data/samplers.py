@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import wraps
 from typing import Any
@@ -73,6 +73,41 @@ def _check_identities(identities: Collection[int], batch_size: int, num_instance
         )
 
 
+# Samplers of torchreid that draw equally many images from each of some groups.
+_GROUPS = {
+    "RandomDomainSampler": ("camera", "sampler.num_cams", 2),
+    "RandomDatasetSampler": ("dataset", "sampler.num_datasets", 3),
+}
+
+
+def _check_groups(
+    data_source: Sequence[Any],
+    train_sampler: str,
+    batch_size: int,
+    num_cams: int | None = 1,
+    num_datasets: int | None = 1,
+    **_: Any,  # noqa: ANN401
+) -> None:
+    """Refuse what torchreid would stop at without a word, at once or in some epoch."""
+    if train_sampler not in _GROUPS:
+        return
+    noun, option, place = _GROUPS[train_sampler]
+    sizes = Counter(item[place] for item in data_source)
+    given = {"camera": num_cams, "dataset": num_datasets}[noun] or 0
+    wanted = given if given > 0 else len(sizes)  # all of them, as torchreid's samplers say
+    if wanted > len(sizes) or batch_size % wanted:
+        raise InputError(
+            f"{option} {given}: {wanted} {noun}s cannot share a batch of {batch_size} images "
+            f"alike, or are more than the {len(sizes)} of the training set."
+        )
+    group, fewest = min(sizes.items(), key=lambda pair: pair[1])
+    if fewest < batch_size // wanted:
+        raise InputError(
+            f"{train_sampler} takes {batch_size // wanted} images of a {noun} into a batch; "
+            f"{noun} {group} has {fewest}. Lower train.batch_size or raise {option}."
+        )
+
+
 def patch_samplers() -> None:
     """Let torchreid's data managers know ``IdentityOnceSampler`` by name; idempotent."""
     module = _compat.submodule("data.sampler")
@@ -93,6 +128,7 @@ def patch_samplers() -> None:
             return IdentityOnceSampler(data_source, batch_size, num_instances)
         if train_sampler == "RandomIdentitySampler":  # torchreid's assertion says nothing
             _check_identities({item[1] for item in data_source}, batch_size, num_instances)
+        _check_groups(data_source, train_sampler, batch_size, *args, **kwargs)
         sampler: Sampler[int] = original(
             data_source, train_sampler, batch_size, num_instances, *args, **kwargs
         )

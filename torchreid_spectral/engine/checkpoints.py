@@ -14,6 +14,8 @@ File                            Holds
 Each file is written beside its place, synced and renamed, the weights last. A run that is killed
 between two renames leaves files that do not belong together: the hashes tell, and ``previous`` is
 whole. Where there are no weights yet, the first save was not finished and there is no checkpoint.
+A run that starts afresh moves what an earlier one left to ``checkpoints_earlier``, so that nobody
+goes on from that after a kill before the first save.
 """
 
 from __future__ import annotations
@@ -33,16 +35,29 @@ import torch
 from torch import Tensor
 
 from torchreid_spectral import _compat
+from torchreid_spectral._checkpoint_files import plain
 from torchreid_spectral._files import sweep, write_bytes, write_whole
 from torchreid_spectral.errors import InputError, RunError
 
-__all__ = ["FOLDER", "Checkpoint", "CheckpointFolder"]
+__all__ = ["FOLDER", "Checkpoint", "CheckpointFolder", "aside"]
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 _STATE, _WEIGHTS, _AVERAGED = ".state.pt", ".safetensors", ".ema.safetensors"
 _FORMAT = 1
+
+
+def aside(folder: Path) -> Path:
+    """Name the folder that checkpoints of an earlier run are moved to.
+
+    Args:
+        folder: Of the checkpoints.
+
+    Returns:
+        A folder beside it.
+    """
+    return folder.with_name(f"{folder.name}_earlier")
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,25 @@ class CheckpointFolder:
             raise RunError(
                 f"The checkpoint could not be written to {self.folder} "
                 f"({error.strerror or error}). {remedy}"
+            ) from error
+
+    def set_aside(self) -> None:
+        """Move what an earlier run has left to the folder :func:`aside`, in the place of that.
+
+        Raises:
+            RunError: If it cannot be moved.
+        """
+        if not any(self.folder.glob(f"*{_STATE}")):
+            return
+        try:
+            if aside(self.folder).is_dir():
+                shutil.rmtree(aside(self.folder))
+            self.folder.rename(aside(self.folder))
+        except OSError as error:
+            raise RunError(
+                f"The checkpoints of an earlier run in {self.folder} cannot be moved "
+                f"({error.strerror or error}): mend the permissions, or choose another "
+                "data.save_dir."
             ) from error
 
     def latest(self) -> Checkpoint | None:
@@ -185,7 +219,7 @@ def _files_of(checkpoint: Checkpoint, best: bool) -> dict[str, bytes]:
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     buffer = io.BytesIO()
     own = {"format": _FORMAT, "sha256": hashes, "is_best": best}
-    torch.save({**checkpoint.state, **own}, buffer)
+    torch.save(plain({**checkpoint.state, **own}), buffer)
     return {_STATE: buffer.getvalue(), **files}
 
 

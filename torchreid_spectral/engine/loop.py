@@ -111,6 +111,7 @@ class LoopMixin(StepMixin):
         self.folder = CheckpointFolder(Path(save_dir) / FOLDER)
         self.prepare_step()
         if self._rng is None:
+            distributed.first_result(self.folder.set_aside)
             self.progress = Progress(epoch=start_epoch, figure=figure_name(self))
         else:
             _random.restore(self._rng)

@@ -13,14 +13,14 @@ from torchreid_spectral import _random
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.checkpoints import Checkpoint
 from torchreid_spectral.engine.step import unwrapped
-from torchreid_spectral.errors import InputError, first_line
+from torchreid_spectral.errors import InputError, reason
 
 if TYPE_CHECKING:  # they import this module
     from torchreid_spectral.engine.loop import LoopMixin
 
 __all__ = ["Progress", "apply", "apply_weights", "figure_name", "snapshot"]
 
-_RATES = ("lr", "weight_decay", "stepsize", "gamma", "max_epoch", "warmup_epochs",
+_RATES = ("lr", "lr_scheduler", "weight_decay", "stepsize", "gamma", "max_epoch", "warmup_epochs",
           "warmup_factor", "base_lr_mult")  # fmt: skip
 _RATE_GROUPS = ("sgd", "rmsprop", "adam")
 
@@ -126,16 +126,15 @@ def apply(engine: LoopMixin, checkpoint: Checkpoint) -> str:
     except InputError:
         raise
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        first = first_line(error)
         raise InputError(
-            f"The checkpoint does not fit this model, optimiser or schedule ({first}). Resume "
-            "with the config it was trained with, or take its weights alone with "
-            "model.load_weights."
+            "The checkpoint does not fit this model, optimiser or schedule "
+            f"({reason(error)}). Resume with the config it was trained with, or take its weights "
+            "alone with model.load_weights."
         ) from error
 
 
 def apply_weights(engine: LoopMixin, checkpoint: Checkpoint) -> None:
-    """Load the weights of a checkpoint and their average, for a test.
+    """Load the weights of a checkpoint for a test: their average, where one was trained.
 
     Args:
         engine: With the model that the checkpoint is of; of any optimiser, data or number of
@@ -148,12 +147,13 @@ def apply_weights(engine: LoopMixin, checkpoint: Checkpoint) -> None:
     try:
         for name in engine._models:
             _load_weights(engine, name, checkpoint)
+        if engine.average is None and checkpoint.averaged:  # as the run's own tests
+            unwrapped(next(iter(engine._models.values()))).load_state_dict(checkpoint.averaged)
         _take_average(engine, checkpoint)
     except (KeyError, RuntimeError) as error:
-        first = first_line(error)
         raise InputError(
-            f"The checkpoint does not fit this model ({first}). Test it with the model.name and "
-            "the spectral options it was trained with."
+            f"The checkpoint does not fit this model ({reason(error)}). Test it with the "
+            "model.name and the spectral options it was trained with."
         ) from error
 
 

@@ -141,10 +141,14 @@ def _npy(path: Path) -> dict[str, Any]:
     table = path.with_suffix(".csv")
     if table.exists():
         with table.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a mark first
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or []), list(reader)
         for kind in ("pid", "camid"):
-            if rows and kind not in rows[0]:
-                raise InputError(f"{table} needs the columns pid and camid, got {list(rows[0])}.")
+            if kind not in columns:
+                raise InputError(f"{table} needs the columns pid and camid, got {columns}.")
+            short = [number for number, row in enumerate(rows, start=1) if row[kind] is None]
+            if short:
+                raise InputError(f"{table} cannot be read: row {short[0]} ends before {kind}.")
             content[f"{kind}s"] = _numbers_or_names([row[kind] for row in rows])
     return content
 

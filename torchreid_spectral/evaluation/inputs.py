@@ -68,8 +68,16 @@ def as_ids(ids: Any) -> NDArray[Any]:  # noqa: ANN401
 
     Returns:
         The array.
+
+    Raises:
+        InputError: If one is None.
     """
     array = np.asarray(ids)
+    if array.dtype == object and (missing := [n for n, each in enumerate(array) if each is None]):
+        raise InputError(
+            f"Identities and cameras must be known, got None at {missing[0]}. Leave out queries "
+            "of nobody; in the gallery name nobody as no query is, such as '-1'."
+        )
     if array.dtype == object and all(isinstance(each, str) for each in array.flat):
         return array.astype(str)
     return array

@@ -146,11 +146,15 @@ def rank_top_k(
         lower index.
 
     Raises:
-        ValueError: If ``metric`` is unknown.
+        ValueError: If ``metric`` is unknown or ``chunk_size`` not positive.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be >= 1, got {chunk_size}.")
     query, gallery = prepared_rows(query, metric), prepared_rows(gallery, metric)
+    wider = torch.promote_types(query.dtype, gallery.dtype)
+    query, gallery = query.to(wider), gallery.to(wider)
     parts = (
         rank_prepared(chunk, gallery, k, metric=metric, tile_size=tile_size, farthest=False)[:2]
         for chunk in query.split(chunk_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_spectral import _compat
-from torchreid_spectral._files import write_whole
+from torchreid_spectral._files import write_bytes, write_whole
 from torchreid_spectral.errors import InputError, UnknownNameError, require_extra
 from torchreid_spectral.inference.network import FeatureNetwork
 from torchreid_spectral.inference.weights import Settings, fingerprint
@@ -222,7 +223,9 @@ def _write_torchscript(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
-        traced.save(str(path), _extra_files=dict(about))
+        content = io.BytesIO()  # torch's own writer of files aborts the process on a full disk
+        torch.jit.save(traced, content, _extra_files=dict(about))  # type: ignore[no-untyped-call]
+        path.write_bytes(content.getvalue())
         loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     for images in (example[:1], torch.cat([example, 1 - example[:1]])):
         reason = _differs(network, loaded, images)
@@ -259,11 +262,11 @@ def _start(model: Mapping[str, Any]) -> str:
 
 
 def _write_safetensors(model: nn.Module, path: Path, config: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
     metadata = {"config": json.dumps(config)}
-    write_whole(path, lambda temporary: save_file(weights, temporary, metadata))
+    write_bytes(path, save(weights, metadata))
 
 
 FORMATS: dict[str, Callable[..., None]] = {

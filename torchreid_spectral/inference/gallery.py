@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
-from torchreid_spectral._files import write_text, write_whole
+from torchreid_spectral._files import write_bytes, write_text
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference.images import is_path
 
-__all__ = ["Gallery", "write_manifest", "write_shard"]
+__all__ = ["Gallery", "drop_other_shards", "write_manifest", "write_shard"]
 
 _FORMAT = 1
 _saving = threading.Lock()
@@ -190,6 +190,7 @@ class Gallery:
 
         Raises:
             InputError: If it is missing, unfinished, broken, or of several networks.
+            PermissionError: If it may not be read.
         """
         root, earlier = Path(folder).expanduser(), None
         while True:
@@ -198,6 +199,8 @@ class Gallery:
                 shards = _shards(root, manifest)
                 features = np.concatenate([shard.features for shard in shards])
                 break
+            except PermissionError:
+                raise
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 found = _manifest_text(root)
                 if found is not None and found != earlier:  # perhaps replaced in between
@@ -249,14 +252,23 @@ def write_shard(folder: Path, number: int, part: Gallery) -> str:
     """
     name = f"features-{number:05d}"
     features = np.ascontiguousarray(part.features, dtype=np.float32)
-    write_whole(
-        folder / f"{name}.safetensors",
-        lambda temporary: save_file({"features": features}, temporary),
-    )
+    write_bytes(folder / f"{name}.safetensors", save({"features": features}))
     content = {"paths": part.paths, "ids": part.ids, "camids": part.camids, "model": part.model,
                "skipped": part.skipped, "amp": part.amp}  # fmt: skip
     _write_json(folder / f"{name}.json", content)
     return name
+
+
+def drop_other_shards(folder: Path, shards: Sequence[str]) -> None:
+    """Remove what is left of an earlier gallery, once this one's ``index.json`` is written.
+
+    Args:
+        folder: Of the gallery.
+        shards: Names of its shards.
+    """
+    for path in folder.glob("features-*.*"):
+        if _SHARD.fullmatch(path.name) and path.stem not in shards:
+            path.unlink(missing_ok=True)
 
 
 def read_shard(folder: Path, name: str) -> Gallery:
@@ -270,7 +282,9 @@ def read_shard(folder: Path, name: str) -> Gallery:
         Its rows.
     """
     content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    features = load_file(folder / f"{name}.safetensors")["features"]
+    file = folder / f"{name}.safetensors"
+    file.open("rb").close()  # says why not, if it cannot be opened: safetensors does not
+    features = load_file(file)["features"]
     return Gallery(features, **content)
 
 

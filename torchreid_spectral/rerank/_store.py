@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from torchreid_spectral._files import write_text, write_whole
+from torchreid_spectral._files import write_bytes, write_text
 from torchreid_spectral.errors import InputError
 
 __all__ = ["FORMAT", "read", "write"]
@@ -41,7 +41,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": FORMAT, "label": label, **about}, indent=2, default=_number)
     inside = {"label": label, "replaces": _label(described), "about": text}
-    write_whole(path, lambda part: save_file(whole, part, metadata=inside))
+    write_bytes(path, save(whole, metadata=inside))
     write_text(described, text + "\n")
 
 

@@ -81,11 +81,25 @@ class Search(ABC):
 
         Returns:
             The search itself.
+
+        Raises:
+            InputError: If nothing was fitted, or the widths differ.
         """
-        more = prepared_rows(features, self.metric)
+        more = self._like_fitted(features)
         self.features = torch.cat([self.features, more])
         self._extend(more)
         return self
+
+    def _like_fitted(self, rows: Tensor) -> Tensor:
+        """Prepare rows, in the precision of those that were fitted."""
+        if not self.features.shape[1]:
+            raise InputError(f"{type(self).__name__} has nothing to search in: call fit first.")
+        if rows.dim() != 2 or rows.shape[1] != self.features.shape[1]:
+            raise InputError(
+                f"Features must be (N, {self.features.shape[1]}), as those that were fitted, got "
+                f"{tuple(rows.shape)}."
+            )
+        return prepared_rows(rows, self.metric).to(self.features.dtype)
 
     def copied(self) -> Search:
         """Give a search of the same features: what is added to one is not in the other.
@@ -105,8 +119,13 @@ class Search(ABC):
         Returns:
             Indices and distances ``(Q, k)``, nearest first. An approximate search that finds
             fewer fills up with the exact answer for that query.
+
+        Raises:
+            InputError: If nothing was fitted, ``k`` is not positive, or the widths differ.
         """
-        rows = prepared_rows(query, self.metric)
+        if k < 1:
+            raise InputError(f"k must be >= 1, got {k}.")
+        rows = self._like_fitted(query)
         parts = (self._nearest(chunk, k) for chunk in rows.split(self.chunk_size))
         indices, distances = collected(parts, len(rows))
         return indices, distances

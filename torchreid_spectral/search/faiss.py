@@ -202,7 +202,7 @@ class FaissHNSW(_FaissSearch):
     """A navigable graph: slow to build, fast to search.
 
     Args:
-        num_links: Links of a node.
+        num_links: Links of a node, at least 2.
         build_breadth: Candidates kept while building.
         search_breadth: Candidates kept while searching; more find more and take longer.
         metric: ``cosine``, ``euclidean`` or ``squared_euclidean``.
@@ -210,7 +210,7 @@ class FaissHNSW(_FaissSearch):
         gpus: Must be 0: FAISS has no HNSW on GPUs.
 
     Raises:
-        InputError: If one is not positive, or a GPU is asked for.
+        InputError: If one is too small, or a GPU is asked for.
     """
 
     def __init__(
@@ -224,9 +224,9 @@ class FaissHNSW(_FaissSearch):
         gpus: int = 0,
     ) -> None:
         super().__init__(metric=metric, chunk_size=chunk_size, gpus=gpus)
-        if min(num_links, build_breadth, search_breadth) < 1:
+        if num_links < 2 or min(build_breadth, search_breadth) < 1:  # FAISS crashes with 1 link
             raise InputError(
-                "num_links, build_breadth and search_breadth must be >= 1, got "
+                "num_links must be >= 2, build_breadth and search_breadth >= 1, got "
                 f"{num_links}, {build_breadth} and {search_breadth}."
             )
         if self.gpus:
