@@ -291,3 +291,12 @@ def test_wrong_shapes_are_caught() -> None:
             function(torch.ones(3, 4), labels)
         with pytest.raises(TypeCheckError, match="labels"):
             function(torch.ones(4, 4), labels)
+
+
+def test_labels_of_another_shape_are_refused(unchecked: None) -> None:
+    transition, labels = graph(0, 6), classes(0, 6)
+    with pytest.raises(ValueError, match=r"labels must be one-dimensional, got shape \(6, 1\)"):
+        escape_probability(transition, labels[:, None])
+    for wrong in (labels[:, None], labels[:, None, None].double()):
+        with pytest.raises(ValueError, match=r"\(N,\) classes or \(N, C\) probabilities"):
+            normalized_cut(transition, wrong)

@@ -137,3 +137,23 @@ def test_a_zero_row_has_no_gradient(dtype: torch.dtype) -> None:
 def test_short_rows_become_unit_rows() -> None:
     length = unit_rows(torch.full((1, 4), 1e-13)).norm()
     torch.testing.assert_close(length, torch.ones(()))
+
+
+def test_whole_numbers_are_features_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stored as uint8, say; what is computed of them is no whole number."""
+    from jaxtyping import config
+
+    from torchreid_spectral import functional
+    from torchreid_spectral.functional import similarity
+
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
+    whole = torch.tensor([[1, 2], [3, 1], [0, 4]], dtype=torch.uint8)
+    for function in (functional.cosine_similarity,
+                     similarity.dot_product, similarity.scaled_dot_product,
+                     functional.transition_matrix, functional.affinity_matrix,
+                     lambda x: functional.cosine_distance(x, x),
+                     lambda x: functional.euclidean_distance(x, x),
+                     lambda x: functional.random_walk(torch.full((3, 3), 1 / 3), x)):  # fmt: skip
+        found = function(whole)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, function(whole.float()))

@@ -243,3 +243,12 @@ def test_columns_must_be_nodes_and_anchors() -> None:
     for walk in (random_walk, lambda t, x: random_walk_limit(t, x, restart=0.5)):
         with pytest.raises(ValueError, match="one column a node and anchor, 4, got 6"):
             walk(t, x)
+
+
+def test_a_transition_without_anchors_is_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jaxtyping import config
+
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
+    for walk in (random_walk, random_walk_limit):
+        with pytest.raises(ValueError, match=r"must be square without anchors, got \(3, 2\)"):
+            walk(torch.full((3, 2), 0.5), torch.ones(2, 1), restart=0.5)

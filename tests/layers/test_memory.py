@@ -170,3 +170,16 @@ def test_a_compiled_walk_is_one_graph_and_its_memory_is_left_out(python):
     traced, *counts = [int(line) for line in python("-c", COMPILED).stdout.split()]
     assert counts[-1] == counts[2]  # empty, half full, full; then nothing new
     assert counts[2] <= (5 if traced else 16)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_is_not_finite_is_not_kept(bad):
+    layer = SpectralAttention(4, memory=6).double().train()
+    layer(features(0, 4, 4))
+    broken = features(1, 4, 4)
+    broken[2, 0] = bad
+    layer(broken)
+    kept = torch.cat([features(0, 4, 4), broken[[0, 1, 3]]])[-6:]
+    order = layer.memory.written % 6
+    torch.testing.assert_close(layer.memory.nodes.roll(-order, 0), kept)
+    assert layer(features(2, 4, 4)).isfinite().all()

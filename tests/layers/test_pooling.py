@@ -101,3 +101,11 @@ def test_stripes_are_those_of_adaptive_pooling(height, rows):
     x = maps(2, 3, height, 2)
     found = PartPool((rows,), 1.0).double()(x)
     torch.testing.assert_close(found, torch.nn.functional.adaptive_avg_pool2d(x, (rows, 1)))
+
+
+def test_a_power_that_is_learned_away_stays_positive():
+    pool, x = PartPool((1,), power=3.0), torch.rand(2, 3, 4, 2)
+    for power in (0.0, -5.0):
+        pool.p.data.fill_(power)
+        found = pool(x)
+        assert found.isfinite().all() and (found > x.amin((2, 3))[..., None, None]).all()

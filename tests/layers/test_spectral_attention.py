@@ -431,3 +431,14 @@ def test_sync_batch_norm_takes_the_place_of_an_outputs() -> None:
     assert synced.state_dict().keys() == layer.state_dict().keys()
     maps = features(24, 2, 8, 4, 6)
     torch.testing.assert_close(synced.eval()(maps), layer.eval()(maps))
+
+
+def test_walks_of_groups_are_those_of_forward() -> None:
+    layer = SpectralAttention(4, heads=2, group_shuffling=True, alone_in_eval=True).double()
+    x = features(3, 5, 4)
+    for mode in (True, False):
+        layer.train(mode)
+        torch.testing.assert_close(torch.stack(layer.walks(x)).mean(0), layer(x))
+    layer.train()
+    with pytest.raises(ValueError, match=r"groups take vectors .* \(6, 4, 3, 2\)"):
+        layer.walks(features(4, 6, 4, 3, 2))

@@ -2,13 +2,25 @@
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 from torch.autograd import gradcheck
 
-from torchreid_spectral.errors import UnknownNameError
-from torchreid_spectral.losses import AMSoftmaxLoss, DeepSupervisionLoss, ScaledSoftmaxLoss
-from torchreid_spectral.losses.registry import build_id_loss
+from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.losses import (
+    AMSoftmaxLoss,
+    ClassScores,
+    DeepSupervisionLoss,
+    ScaledSoftmaxLoss,
+)
+from torchreid_spectral.losses.metric import MetricLoss
+from torchreid_spectral.losses.registry import (
+    ID_LOSSES,
+    METRIC_LOSSES,
+    build_id_loss,
+    build_metric_loss,
+)
 
 
 def cosines(rows: int = 5, columns: int = 4) -> torch.Tensor:
@@ -90,3 +102,53 @@ def test_no_branch_with_a_weight():
 def test_unknown_name():
     with pytest.raises(UnknownNameError, match="'am_softmx'.*am_softmax"):
         build_id_loss("am_softmx")
+
+
+def every_loss():
+    for name in ID_LOSSES:
+        yield name, build_id_loss(name)
+    for name in METRIC_LOSSES:
+        yield name, build_metric_loss(name)
+
+
+def applied(loss, x, w, targets):
+    scores = ClassScores.of(x, w)
+    if isinstance(loss, MetricLoss):
+        return loss(x, targets, scores if loss.needs_scores else None)
+    return loss(scores, targets)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Switch the annotations off, as they are outside of tests."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize(("name", "loss"), [*every_loss()])
+def test_labels_of_any_whole_numbers_and_no_others(unchecked, name, loss):
+    g = torch.Generator().manual_seed(3)
+    x, w = torch.randn(6, 4, generator=g), torch.randn(5, 4, generator=g)
+    y = torch.tensor([0, 0, 1, 1, 2, 2])
+    expected = applied(loss, x, w, y)
+    for kind in (torch.int32, torch.uint8, torch.int16):
+        torch.testing.assert_close(applied(loss, x, w, y.to(kind)), expected)
+    for wrong in (y[:4], y[:, None], y[None], y.float(), y > 0):
+        with pytest.raises(InputError, match=r"targets must be \(6,\) whole numbers"):
+            applied(loss, x, w, wrong)
+
+
+@pytest.mark.parametrize(("name", "loss"), [*every_loss()])
+def test_a_batch_without_images_is_zero(unchecked, name, loss):
+    x, w = torch.zeros(0, 4, requires_grad=True), torch.ones(5, 4)
+    found = applied(loss, x, w, torch.zeros(0, dtype=torch.int64))
+    found.backward()
+    assert float(found.detach()) == 0 and x.grad.shape == (0, 4)
+
+
+@pytest.mark.parametrize("name", [*ID_LOSSES, "normalized_cut"])
+def test_nobody_is_no_class(unchecked, name):
+    loss = build_id_loss(name) if name in ID_LOSSES else build_metric_loss(name)
+    x, w = torch.eye(6, 4) + 0.1, torch.eye(5, 4) + 0.2
+    for nobody in (-1, -100):
+        with pytest.raises((InputError, IndexError, RuntimeError)):
+            applied(loss, x, w, torch.tensor([0, 0, 1, 1, 2, nobody]))

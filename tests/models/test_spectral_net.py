@@ -10,6 +10,7 @@ import torch
 import torchreid_spectral as ts
 from torchreid_spectral import _compat
 from torchreid_spectral.errors import InputError
+from torchreid_spectral.functional import escape_probability
 from torchreid_spectral.layers import SpectralAttention
 from torchreid_spectral.models import SpectralHead, SpectralNet, make_spectral
 from torchreid_spectral.models.spectral_net import check_open_layers
@@ -317,3 +318,24 @@ def test_hacnn_keeps_the_names_of_its_classifiers(torchreid):
 def test_feature_maps_in_training(torchreid):
     model, x = build("osnet_x0_25").train(), images("osnet_x0_25", 2)
     assert model(x, return_featuremaps=True).shape[0] == 2
+
+
+@pytest.mark.parametrize("options", [
+    {"similarity": "dot"}, {"similarity": "scaled_dot"}, {"temperature": 0.002},
+])  # fmt: skip
+def test_escape_does_not_drown_in_self_loops(options):
+    """Beside a node's own weight those of all others may be nothing in float32."""
+    x = 3 * torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).relu()
+    y = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    head = SpectralHead(64, 4, walk=SpectralAttention(**options)).train()
+    head(x)
+    exact = SpectralAttention(self_loops=False, **options).double().transition(x.double())
+    expected = escape_probability(exact, y)
+    assert float(expected) > 0.5
+    assert float(head.escape(y)) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_escape_of_one_image():
+    head = SpectralHead(4, 2, walk=SpectralAttention()).train()
+    head(torch.randn(1, 4))
+    assert float(head.escape(torch.tensor([0]))) == 0

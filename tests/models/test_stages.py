@@ -187,3 +187,19 @@ def test_a_stage_that_is_not_run_is_none(torchreid):
     assert "layer4" not in find_stages(model)
     insert_attention(model, [])
     assert not hasattr(model, "attention")
+
+
+@pytest.mark.parametrize("configured", [None, 2])
+def test_frames_of_tracklets_do_not_stay(torchreid, configured):
+    block = {"after": "conv4", "over": "frames"} | ({"frames": configured} if configured else {})
+    model = wake(build("osnet_x0_25", [block])).eval()
+    x = images(4)
+    if configured:
+        before = model(x)
+    model(images(6).unflatten(0, (2, 3)))
+    assert model.attention[0].frames == configured
+    if configured:
+        assert torch.equal(model(x), before)
+    else:  # images of nobody knows which tracklet
+        with pytest.raises(ValueError, match="frames must be given and divide 4"):
+            model(x)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "AMP_DTYPES",
+    "as_given",
     "at_least_float32",
     "denormals_as_zero",
     "full_precision",
@@ -96,6 +97,19 @@ def _flushes_denormals() -> bool:
     """Say whether denormal results are zero already; PyTorch has no way to ask."""
     smallest = torch.tensor(torch.finfo(torch.float32).tiny)
     return not bool(smallest / 2)
+
+
+def as_given(result: Tensor, x: Tensor) -> Tensor:
+    """Give a result in the dtype of what it was computed of, unless that holds whole numbers.
+
+    Args:
+        result: Of floating point.
+        x: What was given.
+
+    Returns:
+        The result.
+    """
+    return result.to(x.dtype) if x.is_floating_point() else result
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from torchreid_spectral.functional._precision import at_least_float32, full_precision
+from torchreid_spectral.functional._precision import as_given, at_least_float32, full_precision
 from torchreid_spectral.functional.similarity import cosine_similarity
 
 __all__ = ["affinity_matrix", "cut_ratios", "escape_probability", "normalized_cut"]
@@ -48,7 +48,7 @@ def affinity_matrix(
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
     affinity = ((cosine_similarity(at_least_float32(features)) - 1) / temperature).exp()
-    return affinity.to(features.dtype)
+    return as_given(affinity, features)
 
 
 def normalized_cut(
@@ -69,14 +69,19 @@ def normalized_cut(
         The cut, between zero and the number of classes; differentiable in both arguments.
 
     Raises:
-        ValueError: If ``labels`` has another number of nodes.
+        ValueError: If ``labels`` has another number of nodes, or two dimensions and whole numbers.
     """
     _check_labels(affinity, labels)
+    if labels.dim() > 2 or (labels.dim() == 2 and not labels.is_floating_point()):
+        raise ValueError(
+            "labels must be (N,) classes or (N, C) probabilities of floating point, got "
+            f"{tuple(labels.shape)} of {labels.dtype}."
+        )
     with full_precision(affinity):
         wide = at_least_float32(affinity)
         assignment = _soft_assignment(labels, wide.dtype)
         ratios = cut_ratios(wide, assignment, assignment)
-    return ratios.sum().to(affinity.dtype)
+    return as_given(ratios.sum(), affinity)
 
 
 def cut_ratios(
@@ -122,9 +127,15 @@ def escape_probability(
         A probability; zero is a perfect graph. Differentiable in ``transition``.
 
     Raises:
-        ValueError: If ``labels`` has another number of nodes.
+        ValueError: If ``labels`` has another number of nodes, or is not one-dimensional.
+
+    Note:
+        A softmax over self loops too may leave so little for all else that nothing is left of it
+        in the transition's precision: such a node seems to stay. Compute T without self loops.
     """
     _check_labels(transition, labels)
+    if labels.dim() != 1:
+        raise ValueError(f"labels must be one-dimensional, got shape {tuple(labels.shape)}.")
     wide = at_least_float32(transition)
     loops = torch.eye(wide.shape[0], dtype=torch.bool, device=wide.device)
     moves = wide.masked_fill(loops, 0)
@@ -132,7 +143,7 @@ def escape_probability(
     total = moves.sum(dim=1)
     stays = total == 0
     escape = (leaves / total.masked_fill(stays, 1)).masked_fill(stays, 0)
-    return escape.mean().to(transition.dtype)
+    return as_given(escape.mean(), transition)
 
 
 def _check_labels(graph: Tensor, labels: Tensor) -> None:

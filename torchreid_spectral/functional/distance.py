@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchreid_spectral.functional._precision import at_least_float32, full_precision
+from torchreid_spectral.functional._precision import as_given, at_least_float32, full_precision
 from torchreid_spectral.functional.similarity import cosine_similarity, unit_rows
 
 __all__ = [
@@ -34,7 +34,7 @@ def cosine_distance(
     Returns:
         Distances in the dtype of ``x``, computed in float32 at least.
     """
-    return (1 - cosine_similarity(at_least_float32(x), at_least_float32(y))).to(x.dtype)
+    return as_given(1 - cosine_similarity(at_least_float32(x), at_least_float32(y)), x)
 
 
 def squared_euclidean_distance(
@@ -49,7 +49,7 @@ def squared_euclidean_distance(
     Returns:
         Squared distances in the dtype of ``x``, computed in float32 at least.
     """
-    return _squared(x, y).to(x.dtype)
+    return as_given(_squared(x, y), x)
 
 
 def euclidean_distance(
@@ -65,7 +65,7 @@ def euclidean_distance(
         Distances in the dtype of ``x``, computed in float32 at least. Zero becomes 1e-6, or what
         rounding leaves of the squares: for equal rows of length l up to about 1e-3 l.
     """
-    return _squared(x, y).clamp_min(1e-12).sqrt().to(x.dtype)
+    return as_given(_squared(x, y).clamp_min(1e-12).sqrt(), x)
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:

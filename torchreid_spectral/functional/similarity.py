@@ -18,7 +18,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from torchreid_spectral.functional._precision import at_least_float32, full_precision
+from torchreid_spectral.functional._precision import as_given, at_least_float32, full_precision
 
 __all__ = ["cosine_similarity", "dot_product", "scaled_dot_product", "unit_rows"]
 
@@ -64,7 +64,7 @@ def cosine_similarity(
         left = unit_rows(x)
         right = left if y is None else unit_rows(y)
         similarity = left @ right.mT
-    return similarity.to(x.dtype)
+    return as_given(similarity, x)
 
 
 def dot_product(
@@ -82,7 +82,7 @@ def dot_product(
     with full_precision(x):
         left = at_least_float32(x)
         product = left @ (left if y is None else at_least_float32(y)).mT
-    return product.to(x.dtype)
+    return as_given(product, x)
 
 
 def scaled_dot_product(
@@ -103,4 +103,4 @@ def scaled_dot_product(
     with full_precision(x):
         wide = at_least_float32(x)
         product = dot_product(wide, None if y is None else at_least_float32(y))
-        return (product / x.shape[-1] ** 0.5).to(x.dtype)
+        return as_given(product / x.shape[-1] ** 0.5, x)

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchreid_spectral.functional._precision import at_least_float32, full_precision
+from torchreid_spectral.functional._precision import as_given, at_least_float32, full_precision
 from torchreid_spectral.functional.similarity import cosine_similarity
 
 __all__ = ["NORMALIZATIONS", "log_softmax_transition", "softmax_transition", "transition_matrix"]
@@ -78,7 +78,7 @@ def transition_matrix(
         mutual=mutual,
         normalization=normalization,
     )
-    return transition.to(features.dtype)
+    return as_given(transition, features)
 
 
 def softmax_transition(
@@ -128,7 +128,7 @@ def softmax_transition(
         if top_k is not None and top_k < logits.shape[-1]:
             logits = _largest_of_each_row(logits, top_k, mutual)
         transition = logits.softmax(dim=-1) if normalization == "rows" else _symmetric(logits)
-    return transition.to(similarity.dtype)
+    return as_given(transition, similarity)
 
 
 def log_softmax_transition(

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchreid_spectral.functional._precision import at_least_float32, full_precision
+from torchreid_spectral.functional._precision import as_given, at_least_float32, full_precision
 
 __all__ = ["random_walk", "random_walk_limit"]
 
@@ -111,7 +111,7 @@ def random_walk_limit(
             known = known + (1 - restart) * (outer @ at_least_float32(anchors).to(wide.dtype))
         identity = torch.eye(inner.shape[-1], dtype=wide.dtype, device=wide.device)
         limit = torch.linalg.solve(identity - (1 - restart) * inner, known)
-    return limit.to(features.dtype)
+    return as_given(limit, features)
 
 
 def _check_columns(transition: Tensor, features: Tensor, anchors: Tensor | None) -> None:
@@ -120,6 +120,10 @@ def _check_columns(transition: Tensor, features: Tensor, anchors: Tensor | None)
         raise ValueError(
             f"transition must have one column a node and anchor, {nodes}, got "
             f"{transition.shape[-1]}."
+        )
+    if anchors is None and transition.shape[-2] != nodes:
+        raise ValueError(
+            f"transition must be square without anchors, got {tuple(transition.shape)}."
         )
 
 
@@ -131,4 +135,4 @@ def _mix(transition: Tensor, features: Tensor) -> Tensor:
     """Multiply in float32 or wider: half precision would lose what near-equal rows differ by."""
     with full_precision(features):
         wide = at_least_float32(features)
-        return (transition.to(wide.dtype) @ wide).to(features.dtype)
+        return as_given(transition.to(wide.dtype) @ wide, features)

@@ -63,13 +63,16 @@ class NodeMemory(nn.Module):
         """Keep the features of a batch in the place of the oldest.
 
         Args:
-            features: X; of a batch larger than the memory its end.
+            features: X; of a batch larger than the memory its end. Rows that are not finite are
+                not kept: they would spoil the walk of many batches.
         """
-        kept = features.detach()[-self.size :].to(self.nodes)
-        start = self.written + len(features) - len(kept)
+        rows = features.detach().to(self.nodes)
+        rows = rows[rows.isfinite().all(dim=1)]
+        kept = rows[-self.size :]
+        start = self.written + len(rows) - len(kept)
         places = torch.arange(start, start + len(kept), device=kept.device) % self.size
         self.nodes[places] = kept
-        self.written += len(features)
+        self.written += len(rows)
 
     def get_extra_state(self) -> Tensor:
         """Give how many features were written, as a tensor: torchreid asks states for a size.

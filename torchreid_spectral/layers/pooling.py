@@ -27,6 +27,7 @@ from torchreid_spectral.functional._precision import at_least_float32, full_prec
 __all__ = ["PartPool"]
 
 _SMALLEST = 1e-6
+_LEAST_POWER = 1e-2  # of the generalised mean; below zero it would seek the minimum
 
 
 class PartPool(nn.Module):
@@ -73,7 +74,7 @@ class PartPool(nn.Module):
             return self._pool(x).contiguous()
         with full_precision(x):
             logs = at_least_float32(x).clamp(min=_SMALLEST).log()
-            power = self.p.to(logs.dtype)
+            power = self.p.to(logs.dtype).clamp_min(_LEAST_POWER)
             means = [_log_mean_exp(logs[:, :, rows] * power) for rows in self._cells(x.shape[2])]
             pooled = (torch.stack(means, dim=2) / power).exp()[..., None]
         return pooled.to(x.dtype).contiguous()

@@ -168,17 +168,18 @@ class SpectralAttention(nn.Module):
         """The temperature of the softmax: a number, or a tensor where it is learned."""
         return self.log_temperature.exp() if self.learn_temperature else self._fixed_temperature
 
-    def transition(self, x: Tensor) -> Tensor:
+    def transition(self, x: Tensor, *, self_loops: bool | None = None) -> Tensor:
         """Compute the transition matrix among the nodes of ``x``, without a memory's.
 
         Args:
             x: Input of the layer.
+            self_loops: Whether nodes may stay; as the layer has it if not given.
 
         Returns:
             Probabilities, float32 at least: ``(B, B)`` over samples with one head, ``(A, B, B)``
             with more, else ``(G, A, N, N)``.
         """
-        graph = self._transition(channels_last(x, self.over), None)
+        graph = self._transition(channels_last(x, self.over), None, self_loops)
         if self.over != "samples":
             return graph
         return graph[0, 0] if self.heads == 1 else graph[0]
@@ -212,10 +213,16 @@ class SpectralAttention(nn.Module):
             x: Features ``(B, D)``.
 
         Returns:
-            With ``group_shuffling`` one ``(B, D)`` a group, else the output alone.
+            With ``group_shuffling`` one ``(B, D)`` a group, else, and where nobody walks, the
+            output alone.
+
+        Raises:
+            ValueError: If groups are asked of anything but vectors.
         """
-        if not self.group_shuffling:
+        if not self.group_shuffling or (self.alone_in_eval and not self.training):
             return (self(x),)
+        if x.dim() != 2:
+            raise ValueError(f"walks of groups take vectors (B, D), got shape {tuple(x.shape)}.")
         groups = self._walk(x).unbind(dim=1)
         found = (self.output(from_nodes(g[:, None], x, self.over)) for g in groups)
         return tuple(x + each if self.residual else each for each in found)
@@ -244,7 +251,9 @@ class SpectralAttention(nn.Module):
             self.memory.write(x)
         return walked[:, :, own]
 
-    def _transition(self, x: Tensor, kept: Tensor | None) -> Tensor:
+    def _transition(
+        self, x: Tensor, kept: Tensor | None, self_loops: bool | None = None
+    ) -> Tensor:
         columns = x if kept is None else torch.cat([x, kept])
         query, key = at_least_float32(self.query(x)), at_least_float32(self.key(columns))
         pairs = SIMILARITIES[self.similarity](self._nodes(query), self._nodes(key))
@@ -253,7 +262,7 @@ class SpectralAttention(nn.Module):
         return softmax_transition(
             pairs,
             temperature=self.temperature,
-            self_loops=self.self_loops,
+            self_loops=self.self_loops if self_loops is None else self_loops,
             top_k=self.top_k,
             mutual=self.mutual,
             normalization=self.normalization,

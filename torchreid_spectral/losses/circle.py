@@ -22,6 +22,7 @@ from torchreid_spectral.errors import require_extra
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
 from torchreid_spectral.losses.class_scores import ClassScores
 from torchreid_spectral.losses.identity import IdentityLoss, check_scale
+from torchreid_spectral.losses.targets import checked_targets
 
 __all__ = ["CircleLoss"]
 
@@ -62,11 +63,17 @@ class CircleLoss(IdentityLoss):
             targets: Identity of each image.
 
         Returns:
-            The loss.
-        """
+            The loss; zero, with a gradient of zero, of a batch without images.
+
+        Raises:
+            InputError: If there is not one whole number an image.
+        """  # noqa: DOC502
         cosine = at_least_float32(scores if isinstance(scores, Tensor) else scores.cosine)
+        targets = checked_targets(targets, len(cosine))
+        if not len(targets):
+            return cosine.sum() * 0
         right = torch.zeros_like(cosine, dtype=torch.bool)
-        right.scatter_(1, targets.long()[:, None], True)  # raises at a label that no class has
+        right.scatter_(1, targets[:, None], True)  # raises at a label that no class has
         pairs = (*torch.where(right), *torch.where(~right))
         with full_precision(cosine):
             parts = self.arithmetic.mat_based_loss(cosine, pairs)

@@ -8,8 +8,12 @@ from torch.nn import functional as F
 
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
 from torchreid_spectral.losses.class_scores import ClassScores
+from torchreid_spectral.losses.targets import checked_targets
 
 __all__ = ["IdentityLoss", "check_scale"]
+
+NOBODY = -(2**62)
+"""A label that is none: PyTorch leaves images of -100 out, which would be an error unseen."""
 
 
 class IdentityLoss(nn.Module):
@@ -45,12 +49,21 @@ class IdentityLoss(nn.Module):
             targets: Identity of each image.
 
         Returns:
-            The loss.
-        """
+            The loss; zero, with a gradient of zero, of a batch without images.
+
+        Raises:
+            InputError: If there is not one whole number an image.
+        """  # noqa: DOC502
         scores = _wide(scores)
+        targets = checked_targets(targets, len(scores.cosine))
+        if not len(targets):
+            return scores.cosine.sum() * 0
         with full_precision(scores.cosine):
             return F.cross_entropy(
-                self.logits(scores, targets), targets, label_smoothing=self.label_smoothing
+                self.logits(scores, targets),
+                targets,
+                label_smoothing=self.label_smoothing,
+                ignore_index=NOBODY,
             )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchreid_spectral.functional import unit_rows
 from torchreid_spectral.functional._precision import at_least_float32, full_precision
 from torchreid_spectral.losses.class_scores import ClassScores
+from torchreid_spectral.losses.targets import checked_targets
 
 __all__ = ["MetricLoss", "check_margin"]
 
@@ -58,7 +59,11 @@ class MetricLoss(nn.Module):
 
         Returns:
             The loss.
-        """
+
+        Raises:
+            InputError: If there is not one whole number an image.
+        """  # noqa: DOC502
+        targets = checked_targets(targets, len(features))
         if not len(features):
             return features.sum() * 0
         with full_precision(features):

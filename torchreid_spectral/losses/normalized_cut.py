@@ -25,6 +25,7 @@ from torchreid_spectral.functional.transition import log_softmax_transition
 from torchreid_spectral.losses.class_scores import ClassScores
 from torchreid_spectral.losses.identity import check_scale
 from torchreid_spectral.losses.metric import MetricLoss
+from torchreid_spectral.losses.targets import checked_targets
 
 __all__ = ["NormalizedCutLoss"]
 
@@ -73,17 +74,21 @@ class NormalizedCutLoss(MetricLoss):
             The loss, in [0, 1].
 
         Raises:
-            InputError: If there are no scores.
+            InputError: If there are no scores, or not one identity an image.
         """
         if scores is None:
             raise InputError("normalized_cut needs the classifier's scores, got none.")
         cosine = at_least_float32(scores if isinstance(scores, Tensor) else scores.cosine)
         nodes = at_least_float32(features.detach() if self.detach else features)
+        targets = checked_targets(targets, len(features))
         if not len(targets):
             return features.sum() * 0
+        classes = targets.unique()
+        if classes[0] < 0:
+            raise InputError(f"targets must be >= 0, got {int(classes[0])}.")
         with full_precision(features):
             logs = log_softmax_transition(cosine, temperature=1 / self.scale)
-            logs = logs[:, targets.unique()]
+            logs = logs[:, classes]
             members = (logs - logs.detach().amax(dim=0)).exp()
             affinity = affinity_matrix(nodes, self.temperature)
             return cut_ratios(affinity, logs.exp(), members).mean()

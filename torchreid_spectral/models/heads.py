@@ -175,7 +175,9 @@ class SpectralHead(nn.Module):
         """
         if self.seen is None:
             raise RuntimeError("escape() needs a training batch: call the head in training first.")
-        graph = self.walk.transition(self.seen)
+        # Beside a self loop all else may underflow; of the k best it is one.
+        loops = None if self.walk.top_k or len(self.seen) == 1 else False
+        graph = self.walk.transition(self.seen, self_loops=loops)
         graphs = graph if graph.dim() == 3 else graph[None]
         return torch.stack([escape_probability(one, labels) for one in graphs]).mean()
 

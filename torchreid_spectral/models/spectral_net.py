@@ -38,7 +38,7 @@ from torchreid_spectral.models.heads import SpectralHead
 from torchreid_spectral.models.options import SpectralOptions
 from torchreid_spectral.models.parts import StripedHead, set_pooling
 from torchreid_spectral.models.stages import insert_attention
-from torchreid_spectral.models.tracklets import pool_frames, pooled_inputs
+from torchreid_spectral.models.tracklets import frames_of, pool_frames, pooled_inputs
 
 __all__ = ["SpectralNet", "check_open_layers", "make_spectral", "set_last_stride"]
 
@@ -114,10 +114,10 @@ class SpectralNet(nn.Module):
         if images.dim() != 5:
             return super().forward(images, *args, **kwargs)
         length = images.shape[1]
-        for block in getattr(self, "attention", ()):
-            if block.over == "frames":
-                block.frames = length
-        with pooled_inputs(self.heads, self.frame_pooling, length):
+        with (
+            frames_of(getattr(self, "attention", ()), length),
+            pooled_inputs(self.heads, self.frame_pooling, length),
+        ):
             result = super().forward(images.flatten(0, 1), *args, **kwargs)
         if not self.training or isinstance(result, Tensor):
             return pool_frames(result, self.frame_pooling, length)

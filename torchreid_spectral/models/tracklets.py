@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["pool_frames", "pooled_inputs"]
+__all__ = ["frames_of", "pool_frames", "pooled_inputs"]
 
 
 def pool_frames(features: Any, pooling: nn.Module, length: int) -> Any:  # noqa: ANN401
@@ -32,6 +32,27 @@ def pool_frames(features: Any, pooling: nn.Module, length: int) -> Any:  # noqa:
     if not isinstance(features, Tensor) or features.dim() != 2:  # feature maps were asked for
         return features
     return pooling(features.unflatten(0, (-1, length)))
+
+
+@contextmanager
+def frames_of(blocks: Iterable[Any], length: int) -> Iterator[None]:
+    """Let attention among frames know a tracklet's length inside the block.
+
+    Args:
+        blocks: Of a backbone; those over other axes are passed over.
+        length: F, frames of each tracklet.
+
+    Yields:
+        Nothing. What was configured holds again at the end.
+    """
+    changed = [(block, block.frames) for block in blocks if block.over == "frames"]
+    for block, _ in changed:
+        block.frames = length
+    try:
+        yield
+    finally:
+        for block, configured in changed:
+            block.frames = configured
 
 
 @contextmanager
