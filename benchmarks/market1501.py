@@ -92,7 +92,9 @@ SUITES: dict[str, dict[str, Variant]] = {
               "parts_walk_third": (WALK, [*PARTS, "train.lr", "0.00075"])},
     # Long trainings, of benchmarks/market1501_rested.py.
     "long": {"long_walk": pairs("parts", *PARTS)["parts_walk"],
-             "long_walk_quadruplet": (WALK, [*PARTS, "loss.metric", "quadruplet"])},
+             "long_walk_quadruplet": (WALK, [*PARTS, "loss.metric", "quadruplet"]),
+             # Half the steps an epoch: 32 identities once, with 4 images each.
+             "long_walk_images_4": (WALK, [*PARTS, "sampler.num_instances", "4"])},
     # The walk with the triplet loss on X alone, on the feature after the BNNeck, and both. There
     # the triplet loss compares that feature too: so has a baseline of its own.
     "strong": pairs("strong", *STRONG) | {
