@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="of the dataset (default gallery)")  # fmt: skip
     parser.add_argument("--set", action="extend", nargs="*", default=[], metavar="KEY VALUE",
                         help="config options of the dataset, above the run's")  # fmt: skip
-    parser.add_argument("--root", help="folder that holds the datasets (default reid-data)")
+    parser.add_argument("--root", help="folder that holds the datasets (default: that of the run)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the gallery")
     parser.add_argument("--shard-size", type=int, default=10_000, help="images a shard")
     add_model_arguments(parser)
@@ -149,7 +149,6 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
         if of_datasets:
             raise InputError(f"{', '.join(of_datasets)}: of a --dataset only, not of a folder.")
         return list_folder(args.images), {}
-    args.split, args.root = args.split or "gallery", args.root or "reid-data"
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
     from torchreid_spectral.data.catalog import check_available
@@ -159,9 +158,11 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
     known = _compat.dataset_tables()["image"]
     if args.dataset not in known:
         raise UnknownNameError("image dataset", args.dataset, known)
+    cfg = config_of(args)
+    args.split, args.root = args.split or "gallery", args.root or cfg.data.root
     check_available(args.root, {args.dataset}, "image")
     try:
-        dataset = opened(known[args.dataset], args)
+        dataset = opened(known[args.dataset], cfg, args)
     except (RuntimeError, OSError) as error:
         raise InputError(str(error)) from error
     rows = getattr(dataset, args.split)
@@ -175,10 +176,9 @@ def listed(args: argparse.Namespace) -> tuple[list[str], dict[str, list[Any]]]:
     return [str(row[0]) for row in rows], {"ids": ids, "camids": [row[2] for row in rows]}
 
 
-def opened(kind: Any, args: argparse.Namespace) -> Any:
-    """Open a dataset with the options of the weights' run."""
-    from torchreid_spectral.config import build, get_default_config, merge_options
-    from torchreid_spectral.config.data import image_dataset_options
+def config_of(args: argparse.Namespace) -> Any:
+    """Give the config of the weights' run, and what the command line says above it."""
+    from torchreid_spectral.config import get_default_config, merge_options
     from torchreid_spectral.config.merging import merged_config
     from torchreid_spectral.inference.weights import latest_weights, read_config
 
@@ -188,6 +188,14 @@ def opened(kind: Any, args: argparse.Namespace) -> Any:
     config = read_config(latest_weights(weights) if weights.is_dir() else weights)
     cfg = get_default_config() if config is None else merged_config(config)
     merge_options(cfg, args.set)
+    return cfg
+
+
+def opened(kind: Any, cfg: Any, args: argparse.Namespace) -> Any:
+    """Open a dataset with the options of a config."""
+    from torchreid_spectral.config import build
+    from torchreid_spectral.config.data import image_dataset_options
+
     with build.active_defaults(cfg):
         return kind(root=args.root, mode=args.split, verbose=False, split_id=cfg.data.split_id,
                     **image_dataset_options(cfg))  # fmt: skip

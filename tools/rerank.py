@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import logging
 import os
@@ -119,7 +120,10 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
     shared = {"search": args.search}
     if args.camera_normalization != "none":
         shared["camera_normalization"] = args.camera_normalization
-    reranker = build_reranker(args.method, **shared | options_of(args))
+    given = options_of(args.options)
+    if "metric" not in given:
+        given |= metric_of(args.method, [query, gallery])
+    reranker = build_reranker(args.method, **shared | given)
     features = on(args.device, query.features)
     camids, gallery_camids = numbered(query.camids, gallery.camids)
     started = time.perf_counter()
@@ -141,6 +145,22 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
     if reranker.search_recall is not None:
         result["search_recall"] = reranker.search_recall
     return result | metrics(reranker, features, cameras, [query, gallery], args)
+
+
+def metric_of(method: str, sets: Sequence[FeatureSet]) -> dict[str, str]:
+    """Give the option of the distance that the features were saved with, where a method has it."""
+    metrics = sorted({found.metric for found in sets if found.metric})
+    if len(metrics) > 1:
+        raise InputError(
+            f"The files are compared by different distances ({', '.join(metrics)}): extract both "
+            "alike, or give metric=NAME."
+        )
+    if metrics and "metric" in inspect.signature(RERANKERS[method]).parameters:
+        return {"metric": metrics[0]}
+    if metrics not in ([], ["cosine"]):
+        print(f"warning: {method} compares by cosine, the features were saved for {metrics[0]}.",
+              file=sys.stderr)  # fmt: skip
+    return {}
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -246,10 +266,10 @@ def table(results: Sequence[dict[str, Any]], *, header: bool = True) -> str:
     return "\n".join(lines)
 
 
-def options_of(args: argparse.Namespace) -> dict[str, Any]:
+def options_of(texts: Sequence[str]) -> dict[str, Any]:
     """Read NAME=VALUE options of a method."""
     options = {}
-    for text in args.options:
+    for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"Options of a method are NAME=VALUE, got {text!r}.")

@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from extract import add_model_arguments, open_reid
+from rerank import options_of
 
 from torchreid_spectral._files import show_any_name
 from torchreid_spectral.errors import InputError
@@ -56,6 +57,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("query", nargs="+", help="images to search for")
     parser.add_argument("--top-k", type=int, default=20, help="answers a query")
     parser.add_argument("--rerank", default="none", help="a re-ranker's name")
+    parser.add_argument("--option", action="extend", nargs="+", default=[], metavar="NAME=VALUE",
+                        help="of the re-ranker")  # fmt: skip
     parser.add_argument("--inductive", action="store_true",
                         help="answer each query as if it were alone")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -75,7 +78,10 @@ def run(args: argparse.Namespace) -> dict[str, list[Any]]:
         raise InputError(f"{folder} is not finished: run tools/extract.py once more.")
     else:
         reid.index(args.gallery)
-    answers = reid.search(list(args.query), args.top_k, args.rerank, inductive=args.inductive)
+    options = options_of(args.option)
+    answers = reid.search(
+        list(args.query), args.top_k, args.rerank, inductive=args.inductive, **options
+    )
     found = dict(zip(args.query, answers))
     if args.json:
         plain = {query: [asdict(hit) for hit in hits] for query, hits in found.items()}

@@ -276,12 +276,12 @@ def test_a_walk_that_reaches_too_many_is_refused(monkeypatch: pytest.MonkeyPatch
     """How many images some steps reach is known of the graph, and refused then."""
     query, gallery = features(8, 3, 6), features(9, 300, 6)
     reranker = build_reranker("graph_walk", steps=4, k=20).fit(gallery)
+    short = build_reranker("graph_walk", steps=1, k=20).fit(gallery)
     free = reranker.estimate_memory(3) + 10_000
     monkeypatch.setattr(_memory, "available_memory", lambda device: free)
     for inductive in (False, True):
         with pytest.raises(InputError, match=r"GraphWalk.rank needs about"):
             reranker.rank(query, inductive=inductive)
-    short = build_reranker("graph_walk", steps=1, k=20).fit(gallery)
     assert len(short.rank(query)[0]) == 3
 
 

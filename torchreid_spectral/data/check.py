@@ -211,6 +211,12 @@ def _batches(
     findings: list[Finding] = []
     if not counts:
         return findings
+    if batch_size % num_instances:
+        message = (
+            f"images of a batch (train.batch_size) are no multiple of the {num_instances} of an "
+            "identity (sampler.num_instances): training would stop at once"
+        )
+        findings.append(Finding("uneven_batch", "error", batch_size, message))
     needed = max(1, batch_size // num_instances)
     if len(counts) < needed:
         message = (

@@ -127,7 +127,8 @@ def scan(root: str | Path, kind: str = "image") -> Scan:
     tables = [root] if root.is_file() else sorted(root.glob("*.csv"))
     if len(tables) > 1:
         names = ", ".join(table.name for table in tables[:4])
-        raise InputError(f"{root} holds several CSV files ({names}): name one of them.")
+        raise InputError(f"{root} holds several CSV files ({names}): name one of "
+                         "them (folder.path).")  # fmt: skip
     if tables:
         _read_table(tables[0], found)
     else:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -116,6 +116,20 @@ class EpochLoader:
             "data": self.dataset.digests(),
         }
 
+    def is_of(self, state: Mapping[str, Any]) -> bool:
+        """Say whether a state is of the same images of the same identities, as far as is known.
+
+        Args:
+            state: Of :meth:`state`.
+
+        Returns:
+            Whether it is.
+        """
+        mine = self.dataset.digests()
+        theirs = list(state.get("data", mine))
+        ordered = bool(len(state["order"]))  # between epochs a folder may be listed otherwise
+        return "" in (*mine, *theirs) or mine[ordered] == theirs[ordered]
+
     def resume(self, state: dict[str, Any]) -> None:
         """Let the next epoch be the rest of an old one.
 
@@ -135,10 +149,7 @@ class EpochLoader:
                 "An epoch goes on only with the same train.batch_size, data.workers, number of "
                 f"processes and data: the checkpoint has {list(state['batch'])}, this run {here}."
             )
-        mine = self.dataset.digests()
-        theirs = list(state.get("data", mine))
-        ordered = bool(len(state["order"]))  # between epochs a folder may be listed otherwise
-        if "" not in (*mine, *theirs) and mine[ordered] != theirs[ordered]:
+        if not self.is_of(state):
             raise InputError(
                 "The training images, or whose they are, are others than the checkpoint's, though "
                 "as many: what it has learned of each identity would go to another. Resume with "

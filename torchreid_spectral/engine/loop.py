@@ -72,6 +72,11 @@ class LoopMixin(StepMixin):
         """
         self.prepare_step()
         apply_weights(self, checkpoint)
+        if not self.train_loader.is_of(checkpoint.state["loader"][0]):
+            logger.warning(
+                "The training images, or whose they are, are others than those that these weights "
+                "were trained on: people of theirs may be among the queries and the gallery."
+            )
 
     def get_current_lr(self, names: Any = None) -> float:  # noqa: ANN401 (torchreid's)
         """Give the learning rate that is logged: the largest of the parameter groups.

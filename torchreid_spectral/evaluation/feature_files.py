@@ -53,12 +53,14 @@ class FeatureSet:
         pids: ``(N,)`` identities, numbers or names.
         camids: ``(N,)`` cameras.
         model: Fingerprint of the weights they were made by; empty where not known.
+        metric: Distance that they are compared by; empty where not known.
     """
 
     features: NDArray[Any]
     pids: NDArray[Any] | None = None
     camids: NDArray[Any] | None = None
     model: str = ""
+    metric: str = ""
 
 
 def load_features(path: str | Path, role: str) -> FeatureSet:
@@ -119,8 +121,10 @@ def _chosen(content: Mapping[str, Any], path: Path, role: str) -> FeatureSet:
                 f"{features.shape}."
             )
         ids[kind] = values
-    model = content.get("model")
-    return FeatureSet(features, **ids, model=model if isinstance(model, str) else "")
+    model, metric = (
+        told if isinstance(told := content.get(name), str) else "" for name in ("model", "metric")
+    )
+    return FeatureSet(features, **ids, model=model, metric=metric)
 
 
 def _known(values: NDArray[Any], role: str) -> NDArray[Any]:
@@ -169,12 +173,13 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    shards = json.loads((path / "index.json").read_text(encoding="utf-8"))["shards"]
+    index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+    shards = index["shards"]
     parts = [_safetensors(path / f"{name}.safetensors") for name in shards]
     content: dict[str, Any] = {"features": np.concatenate([part["features"] for part in parts])}
     if len(models := {part.get("model", "") for part in parts}) > 1:
         raise InputError(f"The shards of {path} are of different weights: extract it anew.")
-    content["model"] = models.pop()
+    content["model"], content["metric"] = models.pop(), index.get("metric", "")
     for kind in ("ids", "camids"):
         if all(part.get(kind) is not None for part in parts):
             content[kind] = np.concatenate([part[kind] for part in parts])

@@ -108,5 +108,12 @@ METRICS = {
 }
 """Distance functions by name."""
 
-PREPARED_METRICS = METRICS | {"cosine": _cosine_of_units}
-"""The same distances between rows that :func:`prepared_rows` has given, float32 at least."""
+
+def _root_of_squares(x: Tensor, y: Tensor) -> Tensor:
+    """Give Euclidean distances to rank by: without a gradient none need be larger than it is."""
+    return _squared(x, y).sqrt_()
+
+
+PREPARED_METRICS = METRICS | {"cosine": _cosine_of_units, "euclidean": _root_of_squares}
+"""The same distances between rows that :func:`prepared_rows` has given, float32 at least, without
+a gradient."""

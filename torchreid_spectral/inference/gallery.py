@@ -130,6 +130,26 @@ class Gallery:
         self.skipped = {file: why for file, why in known.items() if file not in added}
         return len(rows)
 
+    def without(self, items: Sequence[Any]) -> Gallery:
+        """Give the gallery without some images; this one stays as it is for who searches it.
+
+        Args:
+            items: Paths, under whatever spelling; what is not there is passed over. Images without
+                a path go by their names, such as ``image 3``.
+
+        Returns:
+            Another gallery.
+        """
+        whole, gone = self.consistent(), {_resolved(str(item)) for item in items}
+        rows = [row for row, path in enumerate(whole.paths) if _resolved(path) not in gone]
+        paths, ids, camids = (
+            values if values is None else [values[row] for row in rows]
+            for values in (whole.paths, whole.ids, whole.camids)
+        )
+        skipped = {file: why for file, why in whole.skipped.items() if _resolved(file) not in gone}
+        about = whole.model, whole.metric, skipped, whole.amp
+        return Gallery(whole.features[rows], paths or [], ids, camids, *about)
+
     def consistent(self) -> Gallery:
         """Give the rows that are there now, while another thread may be adding more.
 
@@ -249,13 +269,22 @@ def write_shard(folder: Path, number: int, part: Gallery) -> str:
 
     Returns:
         The shard's name.
+
+    Raises:
+        InputError: If a label is of a kind that JSON does not know; nothing is written then.
     """
     name = f"features-{number:05d}"
     features = np.ascontiguousarray(part.features, dtype=np.float32)
-    write_bytes(folder / f"{name}.safetensors", save({"features": features}))
     content = {"paths": part.paths, "ids": part.ids, "camids": part.camids, "model": part.model,
                "skipped": part.skipped, "amp": part.amp}  # fmt: skip
-    _write_json(folder / f"{name}.json", content)
+    try:
+        text = json.dumps(content) + "\n"
+    except TypeError as error:  # before anything is written
+        raise InputError(
+            f"ids and camids must be words or numbers to be saved: {error}. Give str(...) of them."
+        ) from error
+    write_bytes(folder / f"{name}.safetensors", save({"features": features}))
+    write_text(folder / f"{name}.json", text)
     return name
 
 
@@ -298,12 +327,7 @@ def write_manifest(folder: Path, shards: Sequence[str], model: str, metric: str)
         metric: Distance of the features.
     """
     content = {"format": _FORMAT, "model": model, "metric": metric, "shards": list(shards)}
-    _write_json(folder / "index.json", content)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content) + "\n"
-    write_text(path, text)
+    write_text(folder / "index.json", json.dumps(content) + "\n")
 
 
 def _joined(parts: Sequence[list[Any] | None]) -> list[Any] | None:

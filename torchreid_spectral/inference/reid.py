@@ -94,7 +94,7 @@ class SpectralReID:
             raise InputError(f"workers must be >= 0, got {workers}.")
         if batch_size < 1:
             raise InputError(f"batch_size must be >= 1, got {batch_size}.")
-        self.gallery: Gallery | None = None
+        self._searched: Gallery | None = None
         self._adding = threading.Lock()
         self._reranker = PreparedReranker()
         known = self.fingerprint, self.settings.metric
@@ -162,8 +162,9 @@ class SpectralReID:
             InputError: If no image is left, or ids do not fit.
         """
         items = items_of(images)
-        self.gallery = self._extracted(items, ids, camids, channels=channels, progress=progress)
-        return self.gallery
+        gallery = self._extracted(items, ids, camids, channels=channels, progress=progress)
+        self.gallery = gallery
+        return gallery
 
     def open(self, folder: str | Path) -> Gallery:
         """Open a saved gallery, which is then the one that is searched.
@@ -177,11 +178,20 @@ class SpectralReID:
         Raises:
             InputError: If it is broken or of other weights.
         """  # noqa: DOC502
-        gallery = Gallery.open(folder)
-        gallery.require_model(self.fingerprint)
+        self.gallery = gallery = Gallery.open(folder)
         self._tell_precision("gallery's", gallery.amp)
-        self.gallery = gallery
         return gallery
+
+    @property
+    def gallery(self) -> Gallery | None:
+        """The gallery that is searched; one of other weights is refused."""
+        return self._searched
+
+    @gallery.setter
+    def gallery(self, gallery: Gallery | None) -> None:
+        if gallery is not None:
+            gallery.require_model(self.fingerprint)
+        self._searched = gallery
 
     def add(
         self,
@@ -208,10 +218,11 @@ class SpectralReID:
         Raises:
             InputError: If there is no gallery yet, or ids do not fit.
         """  # noqa: DOC502
-        gallery, items = self._gallery(), items_of(images)
-        self._tell_precision("gallery's", gallery.amp)
+        self._tell_precision("gallery's", self._gallery().amp)
+        items = items_of(images)
         labels = labels_of(items, ids, camids)
         with self._adding:
+            gallery = self._gallery()
             fresh = gallery.new_rows(items)
             if not fresh:
                 return 0
@@ -226,6 +237,27 @@ class SpectralReID:
                 gallery.skipped |= error.skipped
                 return 0
             return gallery.extend(more)
+
+    def remove(self, images: Any) -> int:  # noqa: ANN401
+        """Remove images from the gallery; to renew one, remove and add it.
+
+        Who is searching meanwhile is answered from the gallery before. A saved gallery changes
+        when it is saved again.
+
+        Args:
+            images: A path or several; names such as ``image 3`` for images without one.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            InputError: If there is no gallery yet.
+        """  # noqa: DOC502
+        items = [images] if is_path(images) else list(images)
+        with self._adding:
+            before = self._gallery()
+            self.gallery = after = before.without(items)
+        return len(before) - len(after)
 
     def search(
         self,
@@ -313,7 +345,8 @@ class SpectralReID:
         """Measure on a labelled set which distance has the wanted false-match rate.
 
         Args:
-            images: Images, or a :class:`Gallery` that has ids.
+            images: Images, or a :class:`Gallery` that has ids. Files that cannot be read are
+                passed over with a warning.
             ids: Identity of each image.
             camids: Camera of each image; pairs of one camera are left out then, unless there is
                 only one.
@@ -328,22 +361,23 @@ class SpectralReID:
         """
         if isinstance(images, Gallery):
             images.require_model(self.fingerprint)
-            features, ids, camids = images.features, images.ids, images.camids
             self._tell_precision("gallery's", images.amp)
-            amp = images.amp
+            gallery, known = images, images.ids
         else:
-            amp = self._extract.amp
-            features = self.features(images, channels=channels, progress=True)
-        if ids is None:
+            gallery, known = None, ids  # type: ignore[assignment]
+        if known is None:
             raise InputError("Calibration needs the identity of each image: give ids.")
+        if gallery is None:
+            items = items_of(images)
+            gallery = self._extracted(items, ids, camids, channels=channels, progress=True)
         self.calibration = calibrate(
-            features,
-            ids,
-            camids,
+            gallery.features,
+            gallery.ids or known,
+            gallery.camids,
             false_match_rate=false_match_rate,
             metric=self.settings.metric,
             model=self.fingerprint,
-            amp=amp,
+            amp=gallery.amp,
         )
         return self.calibration
 

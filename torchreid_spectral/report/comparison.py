@@ -114,7 +114,7 @@ def load_run(folder: Path) -> Run:
             seconds_a_step(read_history(folder)),
             {name: content[name] for name in MADE_BY if content.get(name) is not None},
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no result of tools/main.py ({error!r}).") from error
 
 

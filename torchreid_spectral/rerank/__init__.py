@@ -126,7 +126,7 @@ def load_reranker(path: str | Path, device: str = "cpu") -> Reranker:
     Raises:
         InputError: If a file is missing, damaged, of a later version, or of another pair.
     """
-    tensors, about = read(Path(path), device)
+    tensors, about = read(Path(path).expanduser(), device)
     try:
         reranker = build_reranker(about["reranker"], **about["options"])
         reranker.restore(tensors)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from torchreid_spectral.errors import InputError
-from torchreid_spectral.rerank._sparse import Csr, adjacency, diagonal, row_sums
+from torchreid_spectral.rerank._sparse import ROWS_AT_ONCE, Csr, adjacency, diagonal, row_sums
 
 __all__ = ["EdgeRule", "Walk"]
 
@@ -79,7 +80,11 @@ def _jaccard(rows: Csr, graph: Csr) -> Csr:
     """Weigh each edge by the share of neighbours that its two ends have in common."""
     mine, others = (side.copy() for side in (rows, graph))
     mine.data[:], others.data[:] = 1, 1
-    common = (mine @ others.T).multiply(mine).tocsr()
+    back = others.T.tocsr()
+    # Of all that rows have in common only their edges are kept: never all of it at once.
+    starts = range(0, mine.shape[0], ROWS_AT_ONCE)
+    parts = [mine[start : start + ROWS_AT_ONCE] for start in starts]
+    common = sparse.vstack([(part @ back).multiply(part) for part in parts], format="csr")
     sizes = np.repeat(row_sums(mine), np.diff(common.indptr)) + row_sums(others)[common.indices]
     common.data = (common.data / (sizes - common.data)).astype(np.float32)
     return common

@@ -14,12 +14,16 @@ from torchreid_spectral.errors import InputError
 __all__ = ["Array", "as_cameras", "as_features", "like"]
 
 LARGEST = 1e16  # squares of a million of these are finite
+SMALLEST = 1e-18  # squares of smaller ones are zero, or hardly more
 Array = Any  # numpy.ndarray or torch.Tensor: what comes in goes out
 
 
 def as_features(name: str, values: Array) -> Tensor:
     if isinstance(values, np.ndarray):  # torch takes no reversed and no read-only arrays
-        values = np.require(values, requirements=["C", "W"])
+        if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
+            raise InputError(f"{name} must be floating point, got {values.dtype}.")
+        native = values.dtype.newbyteorder("=")
+        values = np.require(values, dtype=native, requirements=["C", "W"])
         if min(values.strides, default=0) < 0:  # one row, which counts as contiguous either way
             values = values.copy()
     features = torch.as_tensor(values).detach()
@@ -42,6 +46,11 @@ def as_features(name: str, values: Array) -> Tensor:
             f"{name} must lie within ±{LARGEST:g}, got {largest:g}: float32 cannot hold the "
             "squares of larger numbers. Scale the features."
         )
+    if 0 < largest < SMALLEST:
+        raise InputError(
+            f"{name} must hold numbers of at least {SMALLEST:g}, got {largest:g} at most: float32 "
+            "cannot hold the squares of smaller numbers. Scale the features."
+        )
     return features
 
 
@@ -53,7 +62,10 @@ def as_cameras(name: str, values: Array | None, count: int) -> Tensor | None:
     else:
         given = np.asarray(values)
         if given.dtype.kind not in "biuf":
-            raise InputError(f"{name} must be numbers, got {given.dtype}: number the cameras.")
+            raise InputError(
+                f"{name} must be numbers, got {given.dtype}: number the "
+                f"{'cameras' if name == 'camids' else name}."
+            )
         # torch takes no reversed and no read-only arrays, nor those of another byte order
         cameras = torch.from_numpy(
             given.astype(np.float64 if given.dtype.kind == "f" else np.int64)

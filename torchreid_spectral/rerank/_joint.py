@@ -9,8 +9,8 @@ from torch import Tensor
 
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.distance import prepared_rows
-from torchreid_spectral.functional.ranking import rank_prepared
-from torchreid_spectral.rerank._neighbours import Neighbours
+from torchreid_spectral.functional.ranking import TILE_SIZE, rank_prepared
+from torchreid_spectral.rerank._neighbours import ROWS_AT_ONCE, Neighbours
 from torchreid_spectral.rerank.base import Reranker
 
 __all__ = ["JointReranker"]
@@ -83,7 +83,8 @@ class JointReranker(Reranker):
         self._forget()
 
     def _fit_memory(self, count: int, width: int) -> int:
-        return 8 * count * width + 28 * count * min(self._depth, count)
+        tile = 24 * ROWS_AT_ONCE * min(TILE_SIZE, count)
+        return 8 * count * width + 28 * count * min(self._depth, count) + tile
 
     def estimate_memory(self, num_queries: int, top_k: int = 100) -> int:
         """Estimate what ranking takes beside what is held already.

@@ -13,7 +13,7 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional.ranking import collected, merge_top_k, rank_prepared
 from torchreid_spectral.search import ExactSearch, Search
 
-__all__ = ["Neighbours"]
+__all__ = ["ROWS_AT_ONCE", "Neighbours"]
 
 Parts = Iterator[tuple[Tensor, Tensor, Tensor]]
 Bar = Callable[[Iterable[Any], str], Iterable[Any]]

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 __all__ = [
-    "Csr", "adjacency", "diagonal", "mutual", "product_lengths", "row_sums", "scaled_rows",
+    "ROWS_AT_ONCE", "Csr", "adjacency", "diagonal", "mutual", "product_lengths", "row_sums",
+    "scaled_rows",
 ]  # fmt: skip
 
 Csr = Any  # scipy.sparse.csr_array
-ROWS_AT_ONCE = 32768  # of a product whose lengths alone are wanted
+ROWS_AT_ONCE = 2048  # of a product that is not kept as it is
 
 
 def adjacency(

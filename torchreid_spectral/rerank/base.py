@@ -301,7 +301,7 @@ class Reranker(ABC):
         if self._normalization is None:  # earlier versions do not know it
             options.pop("camera_normalization", None)
         about = {"reranker": self.name, "options": options}
-        _store.write(Path(path), tensors, about)
+        _store.write(Path(path).expanduser(), tensors, about)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take in the tensors of a saved gallery; see :func:`load_reranker`.

@@ -20,7 +20,7 @@ Term                            Here                                          Sh
     \hat f = (u - \mu_c) / \sigma_c
 
 Row ``C`` is for cameras that the gallery lacks: all images'. :math:`\bar v_c` is the mean over
-dimensions.
+dimensions of :math:`\lambda_c v_c + (1 - \lambda_c) v`.
 """
 
 from __future__ import annotations

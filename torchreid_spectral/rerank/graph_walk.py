@@ -45,7 +45,13 @@ from torchreid_spectral.functional.distance import PREPARED_METRICS, prepared_ro
 from torchreid_spectral.functional.transition import NORMALIZATIONS
 from torchreid_spectral.rerank._graph import EdgeRule, Walk
 from torchreid_spectral.rerank._joint import JointReranker
-from torchreid_spectral.rerank._sparse import Csr, adjacency, product_lengths, scaled_rows
+from torchreid_spectral.rerank._sparse import (
+    ROWS_AT_ONCE,
+    Csr,
+    adjacency,
+    product_lengths,
+    scaled_rows,
+)
 from torchreid_spectral.search import Search
 
 __all__ = ["GraphWalk"]
@@ -249,7 +255,11 @@ class GraphWalk(JointReranker):
         # How many images a longer walk reaches is known when there is a graph.
         reached = 16 * nodes * min(self.k, nodes)
         walked = reached if self.walked == "distributions" else 24 * nodes * width
-        return lists + edges + walked
+        # Products of which some rows are there at a time: averages, and neighbours in common.
+        averaged = self.k * self.num_averaged if self.walked == "distributions" else 0
+        common = self.k**2 if self.weights == "jaccard" else 0
+        at_once = 16 * min(ROWS_AT_ONCE, nodes) * min(max(averaged, common), nodes)
+        return lists + edges + walked + at_once
 
     def _reached_memory(self, graph: Csr) -> int:
         """Estimate the bytes of the distributions after the walk, and of the step before."""
@@ -257,7 +267,8 @@ class GraphWalk(JointReranker):
             return 0
         nodes, degree = graph.shape[0], max(1.0, graph.nnz / graph.shape[0])
         reached = min(math.log(nodes), self.steps * math.log(degree))  # its power may overflow
-        return int(16 * nodes * math.exp(reached))
+        averaged = min(nodes, math.exp(reached) * self.num_averaged)  # of the rows at once
+        return int(16 * nodes * math.exp(reached) + 16 * min(ROWS_AT_ONCE, nodes) * averaged)
 
 
 class _Compared:

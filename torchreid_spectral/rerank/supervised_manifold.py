@@ -28,6 +28,7 @@ Note:
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,15 +101,17 @@ class SupervisedManifold(HeadReranker):
             The re-ranker itself.
 
         Raises:
-            InputError: If ``identities`` are not of the gallery's length.
+            InputError: If ``identities`` are not of the gallery's length, or no whole numbers.
         """
-        known = None
-        if identities is not None:
-            known = torch.as_tensor(identities, device="cpu").long()
-        if known is not None and known.shape != (len(gallery),):
+        if identities is not None and np.shape(identities) != (len(gallery),):
             raise InputError(
-                f"identities must have shape ({len(gallery)},), got {tuple(known.shape)}."
+                f"identities must have shape ({len(gallery)},), got {np.shape(identities)}."
             )
+        known = as_cameras("identities", identities, len(gallery))
+        if known is not None and known.is_floating_point():
+            if bool((known != known.floor()).any()):
+                raise InputError("identities must be whole numbers: number them.")
+            known = known.long()
         super().fit(gallery, camids)
         self._identities = known
         return self
