@@ -553,3 +553,24 @@ def test_copies_are_looked_for_in_the_split_that_is_proposed(data_root, tmp_path
     found = {finding.code: (finding.severity, finding.count) for finding in report.findings}
     asked = {item.pid for item in report.proposal if item.split == "query"}
     assert found["duplicate_across_splits"] == ("error", len(asked)) and asked
+
+
+def test_who_joins_or_leaves_moves_hardly_anybody():
+    def people(names):
+        return [Item(f"{name}/{camid}_{n}.jpg", name, camid, "") for name in names
+                for camid in ("a", "b") for n in range(2)]  # fmt: skip
+
+    def sides(names, seed):
+        split = propose_split(people(names), seed=seed)
+        return {item.pid: item.split == "train" for item in split}
+
+    names = [f"person {number}" for number in range(20)]
+    draws = set()
+    for seed in range(20):
+        before = sides(names, seed)
+        assert sum(before.values()) == 10
+        draws.add(tuple(before.values()))
+        for others in ([*names, "new"], names[1:], names[::-1]):
+            after = sides(others, seed)
+            assert sum(before[name] != after[name] for name in names if name in after) <= 1
+    assert len(draws) > 15

@@ -406,3 +406,18 @@ def test_numbers_of_numpy_in_a_schedule_are_saved_as_python_s(tmp_path):
     assert milestones == schedule.milestones and {*map(type, milestones)} == {int}
     schedule.load_state_dict(folder.load("last").state["scheduler"])
     assert sorted(schedule.milestones.elements()) == [1, 2, 3]
+
+
+def test_weights_of_other_people_are_told(torchreid, main, command, tmp_path, capsys, caplog):
+    once = command(tmp_path, 0, "train.max_epoch", "1", "test.eval_freq", "-1")
+    assert main(once) == 0
+    check = [*once, "model.resume", "auto", "test.evaluate", "True"]
+    assert main(check) == 0
+    said = "people of theirs may be among the queries"
+    assert said not in caplog.text + capsys.readouterr().err
+    file = tmp_path / "checkpoints" / "last.state.pt"
+    state = torch.load(file)
+    state["loader"][0]["data"] = ["another", "set"]
+    torch.save(state, file)
+    assert main(check) == 0
+    assert said in caplog.text + capsys.readouterr().err

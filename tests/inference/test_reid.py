@@ -1,5 +1,6 @@
 """Tests of torchreid_spectral.inference: weights, images, gallery, search, calibration."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -692,3 +693,54 @@ def test_labels_of_a_calibration_are_taken_in_their_order(kind):
     expected = calibrate(features, ids, cameras, false_match_rate=0.1)
     found = calibrate(features, kind(ids.tolist()), kind(cameras.tolist()), false_match_rate=0.1)
     assert found == expected and expected.true_match_rate > 0.5
+
+
+def test_images_are_removed(weights, pictures, tmp_path):
+    reid = SpectralReID(weights, device="cpu")
+    paths = [row[0] for row in pictures[:6]]
+    before = reid.index(paths, ids=list("abcdef"), camids=range(6))
+    reid.search(paths[2], rerank="graph_walk", k=2)  # prepared for what is there
+    assert reid.remove(os.path.relpath(paths[2])) == 1
+    assert reid.remove([paths[2], paths[5], "nowhere.jpg"]) == 1
+    assert len(before) == 6  # who is searching it is not disturbed
+    assert reid.gallery.paths == [paths[n] for n in (0, 1, 3, 4)]
+    assert (reid.gallery.ids, reid.gallery.camids) == (list("abde"), [0, 1, 3, 4])
+    np.testing.assert_array_equal(reid.gallery.features, before.features[[0, 1, 3, 4]])
+    for method in ({}, {"rerank": "graph_walk", "k": 2}):
+        found = {hit.path for hit in reid.search(paths[2], **method)}
+        assert found == set(reid.gallery.paths)
+    assert reid.add(paths[2], ids=["c"], camids=[2]) == 1  # renewed
+    assert reid.search(paths[2], 1)[0].id == "c"
+    reid.gallery.save(tmp_path / "gallery")
+    assert Gallery.open(tmp_path / "gallery").paths[-1] == paths[2]
+
+
+def test_a_gallery_of_other_weights_cannot_be_assigned(weights, pictures):
+    reid = SpectralReID(weights, device="cpu")
+    gallery = reid.index([pictures[0][0]])
+    other = dataclasses.replace(gallery, model="f" * 16)
+    with pytest.raises(InputError, match="made by the weights ffff"):
+        reid.gallery = other
+    assert reid.gallery is gallery
+    reid.gallery = None
+    with pytest.raises(InputError, match="no gallery yet"):
+        reid.search(pictures[0][0])
+
+
+def test_labels_that_json_does_not_know_leave_nothing(tmp_path):
+    gallery = Gallery(np.eye(2, dtype="f4"), ["a", "b"], ids=[object(), object()])
+    for _ in range(2):
+        with pytest.raises(InputError, match="ids and camids must be words or numbers"):
+            gallery.save(tmp_path / "gallery")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_calibration_passes_over_what_is_broken(weights, pictures, tmp_path, caplog):
+    reid = SpectralReID(weights, device="cpu")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    rows = pictures[:24]
+    paths, ids = [row[0] for row in rows], [row[1] for row in rows]
+    expected = reid.calibrate(paths, ids, false_match_rate=0.1)
+    found = reid.calibrate([*paths, broken], [*ids, 7], false_match_rate=0.1)
+    assert found == expected and "1 of 25" in caplog.text

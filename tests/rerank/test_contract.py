@@ -372,3 +372,34 @@ def test_what_is_interrupted_leaves_no_gallery(
         reranker.rank(query)
     expected = fitted(case, other).rank(query)[0]
     np.testing.assert_array_equal(reranker.fit(other).rank(query)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["none", "k_reciprocal"])
+def test_short_features_are_ranked_as_long_ones(name: str) -> None:
+    """Euclidean distances below 1e-6 are no ties."""
+    gallery = np.random.default_rng(2).normal(size=(40, 5)).astype(np.float32)
+    expected = build_reranker(name, metric="euclidean").fit(gallery).rank(gallery[:9], 40)[0]
+    small = gallery * np.float32(2.0**-30)
+    found = build_reranker(name, metric="euclidean").fit(small).rank(small[:9], 40)[0]
+    assert (found == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize("name", sorted(RERANKERS))
+def test_features_that_are_too_small_to_square(name: str) -> None:
+    gallery = np.full((4, 4), 1e-25, dtype=np.float32)
+    with pytest.raises(InputError, match="must hold numbers of at least 1e-18, got 1e-25"):
+        build_reranker(name).fit(gallery)
+    build_reranker(name, **({"k": 2} if name not in ("none", "k_reciprocal") else {})).fit(
+        np.zeros((4, 4), dtype=np.float32)
+    )
+
+
+def test_features_of_any_byte_order() -> None:
+    gallery = np.random.default_rng(3).normal(size=(9, 4)).astype(np.float32)
+    expected = build_reranker("none").fit(gallery).rank(gallery, 9)
+    for kind in (">f4", "<f4", ">f8"):
+        found = build_reranker("none").fit(gallery.astype(kind)).rank(gallery.astype(kind), 9)
+        np.testing.assert_array_equal(found[0], expected[0])
+    for wrong in (gallery.astype(np.longdouble), gallery.astype(object)):
+        with pytest.raises(InputError, match="must be floating point"):
+            build_reranker("none").fit(wrong)

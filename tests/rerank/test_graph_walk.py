@@ -11,7 +11,7 @@ from scipy import sparse
 
 from tests.references.graph_walk import graph_walk
 from torchreid_spectral.functional import random_walk, random_walk_limit
-from torchreid_spectral.rerank import GraphWalk, build_reranker
+from torchreid_spectral.rerank import GraphWalk, _graph, _sparse, build_reranker
 from torchreid_spectral.rerank._graph import Walk
 
 WALKS = [(0, 0.0), (1, 0.0), (2, 0.35), (3, 0.0), (math.inf, 0.3)]
@@ -214,3 +214,17 @@ def test_the_walk_on_a_sparse_graph_is_the_walk(normalization: str, steps, resta
         expected = random_walk(*dense, steps=int(steps), restart=restart)
     found = Walk(sparse.csr_array(weights), normalization, steps, restart).last(start)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"weights": "jaccard"}, {"steps": 2}], ids=str)
+def test_products_of_some_rows_at_a_time(options: dict[str, Any], monkeypatch: Any) -> None:
+    rng = np.random.default_rng(5)
+    query, gallery = (rng.normal(size=(n, 6)).astype(np.float32) for n in (5, 40))
+    reranker = build_reranker("graph_walk", k=7, **options).fit(gallery)
+    expected = [reranker.distance_matrix(query, inductive=alone) for alone in (False, True)]
+    for module in (_graph, _sparse):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    fresh = build_reranker("graph_walk", k=7, **options).fit(gallery)
+    for alone, matrix in zip((False, True), expected):
+        found = fresh.distance_matrix(query, inductive=alone)
+        np.testing.assert_allclose(found, matrix, atol=1e-6)

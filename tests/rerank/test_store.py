@@ -344,3 +344,11 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, monkeypatch: Any)
     with pytest.raises(OSError, match="No space left"):
         build_reranker("none").fit(features(40, 5, 3)).save(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_home_is_home(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    build_reranker("none").fit(features(41, 5, 3)).save("~/a.safetensors")
+    assert (tmp_path / "a.safetensors").is_file()
+    assert len(load_reranker("~/a.safetensors").gallery) == 5

@@ -1,9 +1,12 @@
 """The supervised smoothed manifold equals its twin on the graph of pairs and keeps its laws."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tests.references import supervised_manifold as reference
+from torchreid_spectral.errors import InputError
 from torchreid_spectral.rerank import SupervisedManifold, build_reranker
 
 
@@ -163,3 +166,23 @@ def test_distances_hold_the_order_of_the_smallest_affinities(temperature: float)
     indices, _ = reranker.rank(x[:20], top_k=50)
     distances = reranker.distance_matrix(x[:20])
     assert np.mean(np.argsort(distances, axis=1, kind="stable")[:, :50] == indices) > 0.99
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8, np.float64, ">i4"])
+def test_identities_of_any_kind(kind: Any) -> None:
+    gallery = np.random.default_rng(1).normal(size=(12, 4)).astype(np.float32)
+    names = np.arange(12) % 3
+    expected = SupervisedManifold(k=6).fit(gallery, identities=names).rank(gallery[:3])[0]
+    for given in (names.astype(kind), names.astype(kind)[::-1][::-1], names.tolist()):
+        found = SupervisedManifold(k=6).fit(gallery, identities=given).rank(gallery[:3])[0]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("identities", "message"),
+    [([0.5] * 12, "identities must be whole numbers"), (["a"] * 12, "must be numbers")],
+)
+def test_identities_that_are_no_numbers(identities: list[Any], message: str) -> None:
+    gallery = np.ones((12, 4), dtype=np.float32)
+    with pytest.raises(InputError, match=message):
+        SupervisedManifold().fit(gallery, identities=identities)

@@ -315,3 +315,9 @@ def test_a_quote_that_is_not_closed(capsys, tmp_path):
 def test_somebody_must_read(capsys, tree, workers):
     status, report, _ = run(capsys, tree, "--workers", workers)
     assert status == 2 and f"--workers must be >= 1, got {workers}" in report["error"]
+
+
+def test_a_batch_of_uneven_identities(capsys, tree):
+    status, _, findings = run(capsys, tree, "--batch-size", "10")
+    assert status == 1
+    assert "no multiple of the 4 of an identity" in findings["uneven_batch"]["message"]

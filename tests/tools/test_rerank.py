@@ -492,3 +492,34 @@ def test_two_outputs_are_two_files(files, tmp_path, capsys):
 def test_complex_features_have_no_order(files, capsys):
     changed(files, "--query", features=QUERY["features"] + 1j)
     assert "Features must be numbers: complex" in refused(capsys, files)
+
+
+def saved_gallery(folder, content, metric):
+    ids = content["pids"].tolist(), content["camids"].tolist()
+    paths = [str(n) for n in range(len(ids[0]))]
+    Gallery(content["features"], paths, *ids, metric=metric).save(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("method", ["none", "k_reciprocal"])
+def test_the_distance_is_that_of_the_gallery(tmp_path, capsys, method):
+    files = {f"--{name}": saved_gallery(tmp_path / name, content, "euclidean")
+             for name, content in (("query", QUERY), ("gallery", GALLERY))}  # fmt: skip
+    given = ["--method", method, "--output", tmp_path / "r.npz"]
+    for more, metric in (([], "euclidean"), (["metric=cosine"], "cosine")):
+        assert run(files, *given, *more) == 0
+        library = build_reranker(method, metric=metric).fit(GALLERY["features"])
+        indices, distances = library.rank(QUERY["features"], 100)
+        with np.load(tmp_path / "r.npz") as found:
+            np.testing.assert_array_equal(found["indices"], indices)
+            np.testing.assert_array_equal(found["distances"], distances)
+    capsys.readouterr()
+    assert run(files, "--method", "local_blurring") == 0
+    assert "compares by cosine, the features were saved for euclidean" in capsys.readouterr().err
+
+
+def test_two_distances_are_not_mixed(tmp_path, capsys):
+    files = {"--query": saved_gallery(tmp_path / "q", QUERY, "cosine"),
+             "--gallery": saved_gallery(tmp_path / "g", GALLERY, "euclidean")}  # fmt: skip
+    assert "different distances (cosine, euclidean)" in refused(capsys, files, "--method", "none")
+    assert run(files, "--method", "none", "metric=cosine") == 0

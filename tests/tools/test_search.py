@@ -427,3 +427,27 @@ def test_any_name_is_shown(tmp_path, encoding, monkeypatch):
     assert search.main([str(tmp_path), str(tmp_path), "query.jpg"]) == 0
     shown = stream.buffer.getvalue().decode(encoding)
     assert shown.startswith("caf\\udce9.png ") and shown.rstrip().endswith(".png")
+
+
+def test_options_of_a_reranker(weights, pictures, tmp_path, capsys):  # noqa: F811
+    for number in range(4):
+        shutil.copy(pictures[number][0], tmp_path / f"{number}.jpg")
+    given = [str(weights), str(tmp_path), pictures[0][0], "--device", "cpu", "--json"]
+    given += ["--rerank", "local_blurring", "--option"]
+    assert search.main([*given, "k=2", "temperature=0.5"]) == 0
+    capsys.readouterr()
+    assert search.main([*given, "k=0"]) == 2
+    assert "k must be >= 1, got 0" in capsys.readouterr().err
+    assert search.main([*given, "k"]) == 2
+    assert "NAME=VALUE, got 'k'" in capsys.readouterr().err
+
+
+def test_a_dataset_lies_where_the_run_s_was(run_folder, data_root, tmp_path):  # noqa: F811
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    content = json.loads((copy / "metrics.json").read_text())
+    content["config"]["data"]["root"] = str(data_root)
+    (copy / "metrics.json").write_text(json.dumps(content))
+    given = [str(copy), "--dataset", "synthetic_pedestrians", "--device", "cpu"]
+    assert extract.main([*given, "--out", str(tmp_path / "g")]) == 0
+    index = json.loads((tmp_path / "g" / "features-00000.json").read_text())
+    assert all(path.startswith(str(data_root)) for path in index["paths"])
