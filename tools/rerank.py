@@ -179,6 +179,7 @@ def metrics(
     """Evaluate over the whole gallery, where identities and cameras are known."""
     ids = [found.pids for found in sets] + [found.camids for found in sets]
     if any(each is None for each in ids):
+        print("There are no metrics: not all files have identities and cameras.", file=sys.stderr)
         return {}
     known = somebody(ids[0])
     if not known.all():

@@ -744,3 +744,14 @@ def test_calibration_passes_over_what_is_broken(weights, pictures, tmp_path, cap
     expected = reid.calibrate(paths, ids, false_match_rate=0.1)
     found = reid.calibrate([*paths, broken], [*ids, 7], false_match_rate=0.1)
     assert found == expected and "1 of 25" in caplog.text
+
+
+def test_a_word_is_one_label(weights, pictures):
+    reid = SpectralReID(weights, device="cpu")
+    paths = [row[0] for row in pictures[:3]]
+    with pytest.raises(InputError, match="ids: 1 for 3 images"):
+        reid.index(paths, ids="abc")
+    reid.index(paths, ids=list("abc"), camids=["hall", "door", "hall"])
+    assert reid.add(pictures[3][0], ids="dora", camids="hall") == 1
+    assert reid.gallery.ids == ["a", "b", "c", "dora"]
+    assert len(reid.search(paths[0], 4, camids="hall")) == 4

@@ -321,3 +321,11 @@ def test_a_batch_of_uneven_identities(capsys, tree):
     status, _, findings = run(capsys, tree, "--batch-size", "10")
     assert status == 1
     assert "no multiple of the 4 of an identity" in findings["uneven_batch"]["message"]
+
+
+def test_pictures_that_are_not_read_are_told(capsys, tree):
+    image = next((tree / "train").rglob("*.jpg"))
+    image.rename(image.with_suffix(".GIF"))
+    status, _, findings = run(capsys, tree)
+    assert status == 0 and findings["ignored"]["count"] == 1
+    assert ".GIF is not read; convert it" in findings["ignored"]["examples"][0]

@@ -82,7 +82,10 @@ def _some(values: Iterable[str], limit: int = 5) -> tuple[str, ...]:
 def _names(found: Scan) -> list[Finding]:
     if not found.ignored:
         return []
-    message = "files, rows or folders were passed over: they do not say identity and camera"
+    message = (
+        "files, rows or folders were passed over: they do not say identity and camera, or are of "
+        "a kind that is not read"
+    )
     return [Finding("ignored", "warning", len(found.ignored), message, _some(found.ignored))]
 
 

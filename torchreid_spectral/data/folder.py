@@ -40,6 +40,7 @@ _NAMES = {
     "gallery": "gallery test bounding_box_test bbox_test image_test testing",
 }
 _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names.split()}
+_NOT_READ = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".tga", ".psd", ".dng", ".raw"})
 NOBODY = "0000"
 _MARKET = re.compile(r"(-?\d+)_c(\d+)(s\d+_\d+)?")
 _MARS = re.compile(r"(\d{4}|00-1)C(\d+)T(\d+)F(\d+)")
@@ -161,6 +162,8 @@ def _pictures(folder: Path, ignored: list[str] | None = None) -> Iterator[Path]:
     for path in sorted(walk(folder, unlisted), key=lambda path: natural(str(path))):
         if _is_picture(path):
             yield path
+        elif ignored is not None and path.suffix.lower() in _NOT_READ:
+            ignored.append(f"{path}: {path.suffix} is not read; convert it to .png or .jpg")
 
 
 def _is_picture(path: Path) -> bool:

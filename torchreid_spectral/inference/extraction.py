@@ -119,8 +119,8 @@ def labels_of(
 
     Args:
         items: N images.
-        ids: ``(N,)`` identities, if known.
-        camids: ``(N,)`` cameras, if known.
+        ids: ``(N,)`` identities, if known; of one image the word alone will do.
+        camids: ``(N,)`` cameras, if known, likewise.
 
     Returns:
         ``ids`` and ``camids``, those of them that are known.
@@ -131,6 +131,8 @@ def labels_of(
     labels: dict[str, list[Any]] = {}
     for name, values in (("ids", ids), ("camids", camids)):
         if values is not None:
+            if isinstance(values, str):  # else each of its letters would be one
+                values = [values]
             if len(values) != len(items):
                 raise InputError(f"{name}: {len(values)} for {len(items)} images.")
             labels[name] = plain(values)

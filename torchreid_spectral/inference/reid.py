@@ -295,6 +295,7 @@ class SpectralReID:
         gallery = self._gallery()
         method = self._reranker.fitted(gallery, rerank, options)
         features = self.features(query, channels=channels)
+        camids = [camids] if isinstance(camids, str) else camids
         cameras = None if camids is None else numbered(camids, gallery.camids or camids)
         found, distances = method.rank(features, top_k, camids=cameras, inductive=inductive)
         answers = [
