@@ -702,6 +702,8 @@ def test_images_are_removed(weights, pictures, tmp_path):
     reid.search(paths[2], rerank="graph_walk", k=2)  # prepared for what is there
     assert reid.remove(os.path.relpath(paths[2])) == 1
     assert reid.remove([paths[2], paths[5], "nowhere.jpg"]) == 1
+    relative = Gallery(before.features, [os.path.relpath(path) for path in paths])
+    assert relative.without(paths[:4]).paths == relative.paths[4:]
     assert len(before) == 6  # who is searching it is not disturbed
     assert reid.gallery.paths == [paths[n] for n in (0, 1, 3, 4)]
     assert (reid.gallery.ids, reid.gallery.camids) == (list("abde"), [0, 1, 3, 4])
