@@ -18,7 +18,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from extract import add_model_arguments, open_reid
-from rerank import options_of
 
 from torchreid_spectral._files import show_any_name
 from torchreid_spectral.errors import InputError
@@ -68,6 +67,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> dict[str, list[Any]]:
     """Search and print."""
+    from rerank import options_of
+
     reid = open_reid(args)
     folder = Path(args.gallery)
     if not folder.exists():
