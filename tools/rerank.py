@@ -36,6 +36,7 @@ from torchreid_spectral.rerank import (
     Reranker,
     build_reranker,
 )
+from torchreid_spectral.rerank._inputs import named_options
 from torchreid_spectral.rerank._memory import peak_memory
 from torchreid_spectral.search import SEARCHES
 
@@ -120,7 +121,7 @@ def rank(args: argparse.Namespace) -> dict[str, Any]:
     shared = {"search": args.search}
     if args.camera_normalization != "none":
         shared["camera_normalization"] = args.camera_normalization
-    given = options_of(args.options)
+    given = named_options(args.options)
     if "metric" not in given:
         given |= metric_of(args.method, [query, gallery])
     reranker = build_reranker(args.method, **shared | given)
@@ -265,29 +266,6 @@ def table(results: Sequence[dict[str, Any]], *, header: bool = True) -> str:
         cells.append(f"{'-':>7}" if result["peak_GB"] is None else f"{result['peak_GB']:7.2f}")
         lines.append(f"{result['method']:<20} {' '.join(cells)}")
     return "\n".join(lines)
-
-
-def options_of(texts: Sequence[str]) -> dict[str, Any]:
-    """Read NAME=VALUE options of a method."""
-    options = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"Options of a method are NAME=VALUE, got {text!r}.")
-        options[name] = number(value)
-    return options
-
-
-def number(text: str) -> Any:
-    """Read a whole number, a number, True or False, or leave a word as it is."""
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def numbered(query: Any, gallery: Any) -> tuple[Any, Any]:

@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> dict[str, list[Any]]:
     """Search and print."""
-    from rerank import options_of
+    from torchreid_spectral.rerank._inputs import named_options
 
     reid = open_reid(args)
     folder = Path(args.gallery)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, list[Any]]:
         raise InputError(f"{folder} is not finished: run tools/extract.py once more.")
     else:
         reid.index(args.gallery)
-    options = options_of(args.option)
+    options = named_options(args.option)
     answers = reid.search(
         list(args.query), args.top_k, args.rerank, inductive=args.inductive, **options
     )

@@ -14,7 +14,7 @@ from torchreid_spectral.functional.distance import METRICS, PREPARED_METRICS, pr
 TILE_SIZE = 16384
 TILES_BEFORE_MERGE = 16  # bounds the candidates of a row to this many times k
 
-__all__ = ["collected", "merge_top_k", "rank_prepared", "rank_top_k", "top_k"]
+__all__ = ["TILE_SIZE", "collected", "merge_top_k", "rank_prepared", "rank_top_k", "top_k"]
 
 
 def top_k(

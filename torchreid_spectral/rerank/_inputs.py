@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from torchreid_spectral.errors import InputError
 
-__all__ = ["Array", "as_cameras", "as_features", "like"]
+__all__ = ["Array", "as_cameras", "as_features", "like", "named_options"]
 
 LARGEST = 1e16  # squares of a million of these are finite
 SMALLEST = 1e-18  # squares of smaller ones are zero, or hardly more
@@ -87,3 +88,35 @@ def as_cameras(name: str, values: Array | None, count: int) -> Tensor | None:
 
 def like(example: Array, result: Tensor) -> Array:
     return result if isinstance(example, Tensor) else np.asarray(result.cpu())
+
+
+def named_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Read options of a command line, ``NAME=VALUE``.
+
+    Args:
+        texts: Such as ``k=20`` or ``graph=mutual``.
+
+    Returns:
+        Name to a whole number, a number, True or False, or the word as it is.
+
+    Raises:
+        InputError: If one has no ``=``.
+    """
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"Options of a method are NAME=VALUE, got {text!r}.")
+        options[name] = _number_or_word(value)
+    return options
+
+
+def _number_or_word(text: str) -> Any:  # noqa: ANN401
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
