@@ -206,11 +206,7 @@ def _take_optimizer(optimizer: torch.optim.Optimizer, state: Any, path: str) -> 
             raise ValueError(f"it is of another optimiser than this {type(optimizer).__name__}")
     optimizer.load_state_dict(state)
     for name, kept in _rates(optimizer).items():
-        if kept != before[name]:
-            logger.warning(
-                "%s keeps its %s %s, not the %s given now: to change it, take the weights alone "
-                "with model.load_weights.", path, name, kept, before[name],
-            )  # fmt: skip
+        _tell_kept(path, name, kept, before[name])
 
 
 def _take_scheduler(scheduler: Any, state: Mapping[str, Any], path: str) -> None:  # noqa: ANN401
@@ -220,11 +216,15 @@ def _take_scheduler(scheduler: Any, state: Mapping[str, Any], path: str) -> None
         raise ValueError(f"it is of another schedule than this {type(scheduler).__name__}")
     scheduler.load_state_dict(state)
     for name, kept in saved.items():
-        if kept != before[name]:
-            logger.warning(
-                "%s keeps its schedule's %s %s, not the %s given now: to change it, take the "
-                "weights alone with model.load_weights.", path, name, kept, before[name],
-            )  # fmt: skip
+        _tell_kept(path, f"schedule's {name}", kept, before[name])
+
+
+def _tell_kept(path: str, name: str, kept: Any, given: Any) -> None:  # noqa: ANN401
+    if kept != given:
+        logger.warning(
+            "%s keeps its %s %s, not the %s given now: to change it, take the weights alone with "
+            "model.load_weights.", path, name, kept, given,
+        )  # fmt: skip
 
 
 def _form(state: Mapping[str, Any]) -> dict[str, Any]:
