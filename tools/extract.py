@@ -96,7 +96,7 @@ def open_reid(args: argparse.Namespace, **more: Any) -> Any:
 def run(args: argparse.Namespace) -> None:
     """Extract what is not there yet, a shard at a time."""
     from torchreid_spectral.inference.extraction import NothingReadError
-    from torchreid_spectral.inference.gallery import drop_other_shards, write_manifest, write_shard
+    from torchreid_spectral.inference.shards import drop_other_shards, write_manifest, write_shard
 
     if args.shard_size < 1:
         raise InputError(f"--shard-size must be >= 1, got {args.shard_size}.")

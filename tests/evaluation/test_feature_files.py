@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation.feature_files import FeatureSet, load_features
 from torchreid_spectral.inference import gallery as galleries
+from torchreid_spectral.inference import shards as shard_files
 
 FEATURES = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
 PIDS, CAMIDS = np.array([1, 1, 2, 3, 3, 9, 2]), np.array([0, 1, 0, 1, 2, 2, 0])
@@ -60,8 +61,8 @@ def gallery_folder(folder: Path, pids: Any) -> Path:
             FEATURES[rows], [f"{i}.jpg" for i in range(7)][rows], pids[rows].tolist(),
             CAMIDS[rows].tolist(),
         )  # fmt: skip
-        names.append(galleries.write_shard(folder, number, part))
-    galleries.write_manifest(folder, names, "", "cosine")
+        names.append(shard_files.write_shard(folder, number, part))
+    shard_files.write_manifest(folder, names, "", "cosine")
     return folder
 
 

@@ -108,7 +108,7 @@ def test_rows_without_a_path_are_no_gallery(tmp_path, change, message):
 
 def test_shards_of_different_weights_are_no_gallery(tmp_path):
     from torchreid_spectral.inference import Gallery
-    from torchreid_spectral.inference.gallery import write_manifest, write_shard
+    from torchreid_spectral.inference.shards import write_manifest, write_shard
 
     names = [
         write_shard(tmp_path, n, Gallery(people(2)[1][:2], ["a", "b"], model=model))

@@ -23,17 +23,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from torchreid_spectral._files import write_bytes, write_text
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference.images import is_path
+from torchreid_spectral.inference.shards import (
+    FORMAT,
+    SHARD,
+    read_shard,
+    write_manifest,
+    write_shard,
+)
 
-__all__ = ["Gallery", "drop_other_shards", "write_manifest", "write_shard"]
+__all__ = ["Gallery"]
 
-_FORMAT = 1
 _saving = threading.Lock()
-_SHARD = re.compile(r"features-\d{5}\.(safetensors|json)")
 _NUMBERED = re.compile(r"image (\d+)")
 
 
@@ -190,7 +193,7 @@ class Gallery:
         """
         root = Path(folder).expanduser()
         with _saving:  # another thread's shard must not go before its manifest is written
-            earlier = [path for path in root.glob("features-*.*") if _SHARD.fullmatch(path.name)]
+            earlier = [path for path in root.glob("features-*.*") if SHARD.fullmatch(path.name)]
             # Never the number of the one before: who is reading that must not find this one.
             number = (max((int(path.name[9:14]) for path in earlier), default=-1) + 1) % 100_000
             name = write_shard(root, number, self.consistent())
@@ -243,9 +246,10 @@ class Gallery:
 
 
 def _shards(root: Path, manifest: dict[str, Any]) -> list[Gallery]:
-    if manifest["format"] != _FORMAT:
-        raise ValueError(f"format {manifest['format']!r}, this version reads {_FORMAT}")
-    return [read_shard(root, name) for name in manifest["shards"]]
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"format {manifest['format']!r}, this version reads {FORMAT}")
+    parts = (read_shard(root, name) for name in manifest["shards"])
+    return [Gallery(features, **content) for features, content in parts]
 
 
 def _manifest_text(root: Path) -> str | None:
@@ -257,77 +261,6 @@ def _manifest_text(root: Path) -> str | None:
 
 def _resolved(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(path))
-
-
-def write_shard(folder: Path, number: int, part: Gallery) -> str:
-    """Write one shard; its JSON last, which vouches for it.
-
-    Args:
-        folder: Of the gallery.
-        number: Of the shard.
-        part: Its rows.
-
-    Returns:
-        The shard's name.
-
-    Raises:
-        InputError: If a label is of a kind that JSON does not know; nothing is written then.
-    """
-    name = f"features-{number:05d}"
-    features = np.ascontiguousarray(part.features, dtype=np.float32)
-    content = {"paths": part.paths, "ids": part.ids, "camids": part.camids, "model": part.model,
-               "skipped": part.skipped, "amp": part.amp}  # fmt: skip
-    try:
-        text = json.dumps(content) + "\n"
-    except TypeError as error:  # before anything is written
-        raise InputError(
-            f"ids and camids must be words or numbers to be saved: {error}. Give str(...) of them."
-        ) from error
-    write_bytes(folder / f"{name}.safetensors", save({"features": features}))
-    write_text(folder / f"{name}.json", text)
-    return name
-
-
-def drop_other_shards(folder: Path, shards: Sequence[str]) -> None:
-    """Remove what is left of an earlier gallery, once this one's ``index.json`` is written.
-
-    Args:
-        folder: Of the gallery.
-        shards: Names of its shards.
-    """
-    for path in folder.glob("features-*.*"):
-        if _SHARD.fullmatch(path.name) and path.stem not in shards:
-            path.unlink(missing_ok=True)
-
-
-def read_shard(folder: Path, name: str) -> Gallery:
-    """Read one shard.
-
-    Args:
-        folder: Of the gallery.
-        name: Of the shard.
-
-    Returns:
-        Its rows.
-    """
-    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    file = folder / f"{name}.safetensors"
-    file.open("rb").close()  # says why not, if it cannot be opened: safetensors does not
-    features = load_file(file)["features"]
-    return Gallery(features, **content)
-
-
-def write_manifest(folder: Path, shards: Sequence[str], model: str, metric: str) -> None:
-    """Write ``index.json``: the gallery is whole.
-
-    Args:
-        folder: Of the gallery.
-        shards: Names, in order.
-        model: Fingerprint of the weights.
-        metric: Distance of the features.
-    """
-    content = {"format": _FORMAT, "model": model, "metric": metric, "shards": list(shards)}
-    write_text(folder / "index.json", json.dumps(content) + "\n")
 
 
 def _joined(parts: Sequence[list[Any] | None]) -> list[Any] | None:
