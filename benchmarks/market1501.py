@@ -89,7 +89,10 @@ SUITES: dict[str, dict[str, Variant]] = {
     # them as --weights.
     "again": {"parts_walk": pairs("parts", *PARTS)["parts_walk"],
               "parts_walk_again": (WALK, [*PARTS, "train.lr", "0.00075"]),
-              "parts_walk_third": (WALK, [*PARTS, "train.lr", "0.00075"])},
+              "parts_walk_third": (WALK, [*PARTS, "train.lr", "0.00075"]),
+              # From weights of long_walk_images_4, with fresh crops.
+              "images_4_again": (WALK, [*PARTS, "train.lr", "0.00075",
+                                        "sampler.num_instances", "4"])},
     # Long trainings, of benchmarks/market1501_rested.py.
     "long": {"long_walk": pairs("parts", *PARTS)["parts_walk"],
              "long_walk_quadruplet": (WALK, [*PARTS, "loss.metric", "quadruplet"]),
