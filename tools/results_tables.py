@@ -16,6 +16,7 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: suite market1501_small NAME [DATASET] -->   benchmarks/market1501.py, mean ± std
     <!-- table: brief market1501_small NAME -->             the same: mAP / rank-1, few columns
     <!-- table: gains market1501_stage NAME -->            its pairs without and with the walk
+    <!-- table: glance market1501_small -->               what the walk adds beside each loss
     <!-- table: walkers market1501_small NAME -->           its escape and Ncut over training
     <!-- table: cost market1501_cost -->                    benchmarks/market1501_cost.py
     <!-- table: defaults rerank_defaults -->                benchmarks/rerank_defaults.py
@@ -31,7 +32,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def filled(page: Path) -> str:
     def replaced(found: re.Match[str]) -> str:
         kind, name, *rest = found["what"].split()
         figures = load(name)
-        made = f"{circumstances(figures, *rest[:1])}, `results/{name}.json`"
+        made = f"{circumstances(figures, shown(kind, figures, rest))}, `results/{name}.json`"
         given = [load(other) for other in rest] if kind in OF_SEVERAL else rest
         lines = [*KINDS[kind](figures, *given), "", made]
         return f"{found[1]}{chr(10).join(lines)}\n{found[3]}"
@@ -85,11 +86,18 @@ def load(name: str) -> Figures:
     return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def circumstances(figures: Figures, suite: str = "") -> str:
-    """Say with what the figures were made; of a suite, by which commits its own were."""
+def shown(kind: str, figures: Figures, rest: Sequence[str]) -> Collection[str]:
+    """Name the trainings that a table shows, none where it does not choose among them."""
+    if kind == "glance":
+        return {name for pair in tables_training.BESIDE.values() for name in pair}
+    return figures.get("suites", {}).get(rest[0], ()) if rest else ()
+
+
+def circumstances(figures: Figures, shown: Collection[str] = ()) -> str:
+    """Say with what the figures were made; of some trainings, by which commits those were."""
     threads = f", {figures['threads']} threads" if "threads" in figures else ""
     torch, commit = figures["versions"]["torch"], figures["commit"]
-    if shown := figures.get("suites", {}).get(suite):
+    if shown:
         commit = ", ".join(sorted({row["commit"] or "not known"
                                    for key, row in figures["rows"].items()
                                    if key.rpartition("/")[0] in shown}))  # fmt: skip
@@ -98,8 +106,8 @@ def circumstances(figures: Figures, suite: str = "") -> str:
 
 LAYOUTS = {
     tables_rerank: ("rerank", "rates", "costs", "online", "growth", "defaults"),
-    tables_training: ("comparison", "pairs", "suite", "brief", "gains", "walkers", "cost", "steps",
-                      "training", "extraction", "onnx"),
+    tables_training: ("comparison", "pairs", "suite", "brief", "gains", "glance", "walkers",
+                      "cost", "steps", "training", "extraction", "onnx"),
 }  # fmt: skip
 KINDS: dict[str, Callable[..., list[str]]] = {
     name: getattr(module, name) for module, names in LAYOUTS.items() for name in names

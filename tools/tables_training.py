@@ -97,6 +97,44 @@ def gains(figures: Figures, name: str, dataset: str = "market1501") -> list[str]
     return lines
 
 
+# What the walk stands beside in benchmarks/market1501.py: trainings without it and with it.
+BESIDE = {
+    "AM-softmax, 16 images of an identity": ("images_16_baseline", "images_16_walk"),
+    "AM-softmax, 8 images (the configs)": ("baseline", "spectral"),
+    "AM-softmax, 4 images": ("images_4_baseline", "images_4_walk"),
+    "softmax": ("softmax_baseline", "softmax_walk"),
+    "softmax, triplet on X": ("softmax_triplet_baseline", "softmax_triplet_walk_plain"),
+    "softmax, triplet on X and X'": ("softmax_triplet_baseline", "softmax_triplet_walk"),
+    "softmax, quadruplet on X": ("softmax_quadruplet_baseline", "softmax_quadruplet_walk_plain"),
+    "softmax, quadruplet on X and X'": ("softmax_quadruplet_baseline", "softmax_quadruplet_walk"),
+    "strong recipe, walk after the BNNeck, triplet on X":
+        ("strong_baseline", "strong_walk_bottleneck_plain"),
+    "strong recipe, walk before the BNNeck, triplet on X and X'":
+        ("strong_baseline", "strong_walk"),
+}  # fmt: skip
+
+
+def glance(figures: Figures, dataset: str = "market1501") -> list[str]:
+    """Lay out what the walk adds beside each loss: mAP, paired by seed ± standard error."""
+    lines: list[str] = []
+    for title, (without, with_walk) in BESIDE.items():
+        before, after = seeds_of(figures, without), seeds_of(figures, with_walk)
+        both = sorted(before.keys() & after.keys())
+        if not both:
+            continue
+        views = before[both[0]]["metrics"][dataset]
+        if not lines:
+            heads = ["without", "with", *(f"{view}: walk adds" for view in views), "seeds"]
+            lines = [f"| mAP of | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+        found = {view: [{seed: rows[seed]["metrics"][dataset][view]["mAP"] for seed in both}
+                        for rows in (before, after)] for view in views}  # fmt: skip
+        cells = [mean(Spread.of([*each.values()]), digits=1) for each in found["none"]]
+        cells += [mean(paired_difference(*each), "+", error=True, digits=1)
+                  for each in found.values()]  # fmt: skip
+        lines.append(f"| {title} | {' | '.join(cells)} | {len(both)} |")
+    return lines
+
+
 def brief(figures: Figures, name: str, dataset: str = "market1501") -> list[str]:
     """Lay out a suite of benchmarks/market1501.py with a column a view: mAP / rank-1."""
     lines = []

@@ -8,6 +8,7 @@ import pytest
 from ..tools.test_main import load_tool
 
 REPOSITORY = Path(__file__).parents[2]
+README = REPOSITORY / "README.md"
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 TABLE = re.findall(
     r"^\| `([a-z_/]+\.py)` \| `(\w+)` \| (.+) \|$",
@@ -17,12 +18,30 @@ TABLE = re.findall(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_code_runs_and_links_lead_somewhere(page, factory):
+def test_code_runs(page, factory):
     text = page.read_text(encoding="utf-8")
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(code, str(page), "exec"), {})
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", [*PAGES, README, README.with_name("CHANGELOG.md")],
+                         ids=lambda page: page.stem)  # fmt: skip
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    for link in links + re.findall(r"^\[[^\]]+\]: (\S+)", text, re.MULTILINE):
+        file, _, head = link.partition("#")
+        if link.startswith("https:"):
+            continue
+        other = page.parent / file if file else page
+        assert other.exists(), link
+        assert not head or head in heads(other), link
+
+
+def heads(page):
+    """What a page's headings are called in links to them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in found}
 
 
 def test_files_and_formulas():

@@ -91,7 +91,10 @@ def test_a_suite_names_the_commits_of_its_own_rows(tables):
         "rows": {"one/seed_1": {"commit": "b"}, "two/seed_1": {"commit": None},
                  "two/seed_2": {"commit": "b"}, "three/seed_1": {"commit": "c"}},
     }  # fmt: skip
-    assert tables.circumstances(figures, "some") == "Commit b, not known, torch 2.0, Linux"
+    of_suite = tables.shown("suite", figures, ["some"])
+    assert tables.circumstances(figures, of_suite) == "Commit b, not known, torch 2.0, Linux"
+    assert not tables.shown("costs", figures, ["other_file"])
+    assert {"baseline", "spectral"} < tables.shown("glance", figures, [])
     assert tables.circumstances(figures) == "Commit a, b, c, torch 2.0, Linux"
 
 
@@ -112,3 +115,30 @@ def test_pairs_of_a_suite(tables):
     assert head == "| | none: without | with | difference ± standard error | seeds |"
     assert lines == ["| `baseline` | 40.00 | 50.00 | +10.00 | 1 |",
                      "| `a` | 35.00 ± 7.07 | 38.00 ± 8.49 | +3.00 ± 1.00 | 2 |"]  # fmt: skip
+
+
+def test_what_the_walk_adds_at_a_glance(tables):
+    """A pair a line that both trainings of which are measured, each view's gain paired by seed."""
+
+    def row(seed, plain, blurred):
+        views = {"none": {"mAP": plain}, "local_blurring": {"mAP": blurred}}
+        return {"seed": seed, "metrics": {"market1501": views}}
+
+    figures = {
+        "rows": {"baseline/seed_1": row(1, 0.4, 0.5), "spectral/seed_1": row(1, 0.5, 0.7),
+                 "baseline/seed_2": row(2, 0.5, 0.6), "spectral/seed_2": row(2, 0.58, 0.76),
+                 "spectral/seed_3": row(3, 0.9, 0.9), "softmax_baseline/seed_1": row(1, 0.1, 0.1)},
+    }  # fmt: skip
+    head, _, *lines = tables.KINDS["glance"](figures)
+    assert head == ("| mAP of | without | with | none: walk adds | local_blurring: walk adds "
+                    "| seeds |")  # fmt: skip
+    assert lines == ["| AM-softmax, 8 images (the configs) | 45.0 ± 7.1 | 54.0 ± 5.7 | +9.0 ± 1.0 "
+                     "| +18.0 ± 2.0 | 2 |"]  # fmt: skip
+
+
+def test_what_stands_in_the_glance_is_what_the_benchmark_trains(tables, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import market1501
+
+    trained = {name for suite in market1501.SUITES.values() for name in suite}
+    assert {name for pair in tables.tables_training.BESIDE.values() for name in pair} <= trained
