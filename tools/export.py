@@ -89,15 +89,13 @@ def metrics_of(weights: Path, model: Any, settings: Any) -> Any:
 def tested_alike(content: Any, model: Any, settings: Any) -> bool:
     """Say whether a test was of these weights, and of features as these settings give them."""
     from torchreid_spectral.config.inference import inference_settings
-    from torchreid_spectral.config.merging import merged_config
     from torchreid_spectral.models.feature_weights import feature_digest
 
     if content.get("weights_sha256") != feature_digest(model):
         return False
     config = content.get("config", {})
     asked = {**inference_settings(config), "options": settings.options}
-    whitened = merged_config(config).test.whitening != "none"
-    return not whitened and type(settings)(**asked) == settings
+    return type(settings)(**asked) == settings
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.references.whitening import covariance
+from tests.references.whitening import covariance, within
 from torchreid_spectral.evaluation import Whitening
 
 
@@ -19,7 +19,24 @@ def test_others_are_whitened_by_the_fit():
     assert np.abs(covariance(first.double().numpy())[1] - np.eye(3)).max() > 0.01
 
 
+def test_within_identities():
+    g = torch.Generator().manual_seed(0)
+    train = torch.randn(40, 3, generator=g) * torch.tensor([1.0, 5.0, 9.0])
+    labels = torch.arange(40) % 8
+    fitted = Whitening("zca", eps=0.0, covariance="within").fit(train, labels)
+    whitened = within(fitted.transform(train).double().numpy(), labels.tolist())
+    np.testing.assert_allclose(whitened, np.eye(3), atol=1e-5)
+    total = Whitening("zca").fit(train, labels).fitted  # where they do not count
+    torch.testing.assert_close(total, Whitening("zca").fit(train).fitted)
+    with pytest.raises(ValueError, match="needs the labels of the features"):
+        Whitening(covariance="within").fit(train)
+
+
 def test_rejects():
+    with pytest.raises(ValueError, match="covariance must be one of .* got 'between'"):
+        Whitening(covariance="between")
+    with pytest.raises(RuntimeError, match=r"call fit\(\) first"):
+        _ = Whitening().fitted
     with pytest.raises(RuntimeError, match=r"call fit\(\) first"):
         Whitening().transform(torch.ones(2, 3))
     with pytest.raises(ValueError, match="method must be one of"):

@@ -64,6 +64,27 @@ def test_definitions():
     torch.testing.assert_close(rows @ covariance @ rows.mT, torch.diag(variances))
 
 
+@pytest.mark.parametrize("method", ["pca", "zca", "iterative"])
+def test_with_labels_the_covariance_within_them_becomes_the_identity(method):
+    x = features()
+    labels = torch.arange(60) // 4 % 7 * 10
+    mean, matrix = whitening_matrix(x, method, labels=labels, iterations=40)
+    torch.testing.assert_close(mean, torch.from_numpy(reference.covariance(x.numpy())[0]))
+    whitened = reference.within(whiten(x, mean, matrix).numpy(), labels.tolist())
+    torch.testing.assert_close(torch.from_numpy(whitened), torch.eye(5).double())
+    whole = whitening_matrix(x, method, labels=torch.zeros(60, dtype=torch.long), iterations=40)
+    torch.testing.assert_close(whole[1], whitening_matrix(x, method, iterations=40)[1])
+
+
+def test_eps_counts_in_shares_of_the_variance_within():
+    x = features()
+    labels = torch.arange(60) % 6
+    s = torch.from_numpy(reference.within(x.numpy(), labels.tolist()))
+    _, matrix = whitening_matrix(x, "zca", labels=labels, eps=0.5)
+    expected = s + 0.5 * s.diagonal().mean() * torch.eye(5)
+    torch.testing.assert_close(torch.linalg.inv(matrix @ matrix), expected)
+
+
 def test_rotations_of_each_other():
     x = features()
     pca, zca = (whiten(x, *whitening_matrix(x, method)) for method in ("pca", "zca"))
@@ -128,6 +149,8 @@ def test_input_is_left_alone():
         (features(1), {}, "needs two samples at least, got 1"),
         (torch.ones(4, 3), {}, "All features are the same"),
         (torch.full((4, 3), math.nan), {}, "finite features"),
+        (features(4), {"labels": torch.arange(4)}, "No label has two features that differ"),
+        (features(4), {"labels": torch.arange(3)}, r"a label a feature: \(3,\) labels for .*4, 5"),
     ],
 )
 def test_rejects(x, options, message):

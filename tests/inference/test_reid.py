@@ -484,13 +484,6 @@ def test_folders_that_hide_or_cannot_be_listed(pictures, tmp_path, caplog, unlis
     assert "closed cannot be listed: its images are left out" in caplog.text
 
 
-def test_whitening_that_features_are_without_is_named(caplog):
-    from torchreid_spectral.config.inference import inference_settings
-
-    inference_settings({"test": {"whitening": "zca"}})
-    assert "tested with test.whitening zca" in caplog.text
-
-
 def test_a_run_tested_with_mirror_images_is_searched_with_them(reid, run_folder, tmp_path):
     from torchreid_spectral.inference.weights import open_model
 

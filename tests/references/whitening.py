@@ -18,6 +18,21 @@ def covariance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, out
 
 
+def within(x: np.ndarray, labels: list[int]) -> np.ndarray:
+    """Compute the covariance of what is left when each label's mean is taken away."""
+    n, d = x.shape
+    rest = np.zeros((n, d))
+    for i in range(n):
+        mine = [x[k] for k in range(n) if labels[k] == labels[i]]
+        for j in range(d):
+            rest[i, j] = x[i, j] - math.fsum(row[j] for row in mine) / len(mine)
+    out = np.zeros((d, d))
+    for i in range(d):
+        for j in range(d):
+            out[i, j] = math.fsum(row[i] * row[j] for row in rest) / n
+    return out
+
+
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Multiply two matrices."""
     return np.array([[dot(row, column) for column in b.T] for row in a])

@@ -181,6 +181,7 @@ def build_whitening(cfg: CfgNode) -> Whitening | None:
         cfg.test.whitening,
         eps=cfg.test.whitening_eps,
         iterations=cfg.test.whitening_iterations,
+        covariance=cfg.test.whitening_covariance,
     )
 
 

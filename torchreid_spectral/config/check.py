@@ -25,6 +25,7 @@ from torchreid_spectral.data.synthetic_video import SyntheticVideoSpec
 from torchreid_spectral.data.transforms import PAD_CROP
 from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.errors import InputError, UnknownNameError
+from torchreid_spectral.evaluation import COVARIANCES
 from torchreid_spectral.functional import WHITENINGS
 from torchreid_spectral.inference.weights import latest_weights
 from torchreid_spectral.layers.frame_pooling import POOLINGS, FramePooling
@@ -95,6 +96,7 @@ def _check_names(cfg: CfgNode) -> None:
         ("re-ranker", cfg.rerank.method, RERANKERS),
         ("rerank.camera_normalization", cfg.rerank.camera_normalization, CAMERA_NORMALIZATIONS),
         ("test.whitening", cfg.test.whitening, ("none", *WHITENINGS)),
+        ("test.whitening_covariance", cfg.test.whitening_covariance, COVARIANCES),
         ("test.dist_metric", cfg.test.dist_metric, METRIC_NAMES),
         ("data.type", cfg.data.type, ("image", "video")),
         ("video.pooling_method", cfg.video.pooling_method, POOLINGS),

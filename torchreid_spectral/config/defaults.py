@@ -191,12 +191,14 @@ _SPECTRAL: dict[str, Any] = {
         "augment": "loader",
         "crop_padding": 10,
     },
-    # whitening of the test features, fitted on the training set's: none, pca, zca or iterative;
-    # eps is added to each variance, in shares of their mean.
+    # whitening of the test features, fitted on the training set's: none, pca, zca or iterative,
+    # of the total covariance or that within identities; eps is added to each variance, in shares
+    # of their mean.
     "test": {
         "flip": False,
         "whitening": "none",
-        "whitening_eps": 1e-3,
+        "whitening_covariance": "within",
+        "whitening_eps": 1.0,
         "whitening_iterations": 5,
     },
     # test.rerank switches it on. Each method has its options in a group of its name, with the

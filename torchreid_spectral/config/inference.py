@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +13,6 @@ from torchreid_spectral.engine.base import METRIC_NAMES
 from torchreid_spectral.errors import InputError
 
 __all__ = ["config_with", "inference_settings"]
-
-logger = logging.getLogger(__name__)
 
 _GROUPS = {"attention": "model", "pooling_method": "video", "frame_temperature": "video"}
 """Where a config has options of spectral models that are not in its group ``spectral``."""
@@ -32,11 +29,6 @@ def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         Fields of :class:`~torchreid_spectral.inference.Settings`.
     """
     cfg = merged_config(config)
-    if cfg.test.whitening != "none":
-        logger.warning(
-            "The run was tested with test.whitening %s; features of its weights alone are "
-            "without, and its metrics are not theirs.", cfg.test.whitening
-        )  # fmt: skip
     spectral = cfg.model.name.startswith(registry.PREFIX)
     return {
         "model_name": cfg.model.name,
@@ -48,6 +40,7 @@ def inference_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "metric": METRIC_NAMES[cfg.test.dist_metric],
         "normalize": cfg.test.normalize_feature,
         "flip": cfg.test.flip,
+        "whitening": cfg.test.whitening != "none",
     }
 
 
@@ -65,6 +58,9 @@ def config_with(config: Mapping[str, Any] | None, settings: Mapping[str, Any]) -
         InputError: If a config has no word for the distance.
     """
     found = copy.deepcopy(dict(config or {}))
+    whitened = found.get("test", {}).get("whitening", "none")
+    if settings["whitening"] != (whitened != "none"):
+        whitened = "zca" if settings["whitening"] else "none"
     distances = {name: key for key, name in METRIC_NAMES.items()}
     if settings["metric"] not in distances:
         raise InputError(
@@ -83,6 +79,7 @@ def config_with(config: Mapping[str, Any] | None, settings: Mapping[str, Any]) -
             "dist_metric": distances[settings["metric"]],
             "normalize_feature": settings["normalize"],
             "flip": settings["flip"],
+            "whitening": whitened,
         },
     }.items():
         found[group] = {**found.get(group, {}), **values}

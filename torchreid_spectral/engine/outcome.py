@@ -16,6 +16,7 @@ from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.engine.results import PLAIN, TestResult, write_json
 from torchreid_spectral.evaluation import RankingMetrics
+from torchreid_spectral.models.whitened import save_whitening
 from torchreid_spectral.report.ranked_lists import draw_ranked_lists, folders_of_pictures
 from torchreid_spectral.rerank import Reranker
 
@@ -86,7 +87,7 @@ def _draw(engine: TestMixin, answers: Answers, folder: str, visrank_topk: int) -
 
 
 def save_metrics(engine: TestMixin, result: TestResult, folder: str, ranks: Sequence[int]) -> None:
-    """Write ``metrics.json``: a result with what it was made by.
+    """Write ``metrics.json``: a result with what it was made by; and the whitening beside it.
 
     Args:
         engine: After its test.
@@ -104,6 +105,8 @@ def save_metrics(engine: TestMixin, result: TestResult, folder: str, ranks: Sequ
         **engine.provenance,
     }
     path = Path(folder) / "metrics.json"
+    if engine.whitening is not None:
+        save_whitening(Path(folder), *engine.whitening.fitted, engine.tested_weights)
     write_json(metrics, path)
     logger.info("Metrics saved to %s", path)
 

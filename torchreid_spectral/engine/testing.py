@@ -97,7 +97,7 @@ class TestMixin(LoopMixin):
         self._seconds: dict[str, float] = {}
         with self._averaged_weights(), self.arithmetic():
             if self.whitening is not None:
-                fit_whitening(self, self.whitening, normalized=normalize_feature)
+                fit_whitening(self, self.whitening)
             super().test(
                 dist_metric=dist_metric, normalize_feature=normalize_feature, visrank=visrank,
                 visrank_topk=visrank_topk, save_dir=save_dir, use_metric_cuhk03=use_metric_cuhk03,
@@ -143,10 +143,10 @@ class TestMixin(LoopMixin):
         if distributed.rank() > 0:  # the first process evaluates
             return 0.0, 0.0
         for part in (query, gallery):
-            if normalize_feature:
-                part[0] = normalize(part[0], dim=1)
             if self.whitening is not None:
                 part[0] = self.whitening.transform(part[0])
+            if normalize_feature:
+                part[0] = normalize(part[0], dim=1)
         _check_queries(dataset_name, query, gallery)
         views = self._views(dist_metric, rerank)
         self._collected[dataset_name] = collected = {}

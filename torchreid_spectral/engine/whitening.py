@@ -7,7 +7,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
 from torchreid_spectral.errors import InputError
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def fit_whitening(engine: TestMixin, whitening: Whitening, *, normalized: bool) -> None:
+def fit_whitening(engine: TestMixin, whitening: Whitening) -> None:
     """Fit on the features of the training images, transformed as test images are.
 
     Random numbers are left as they were, so that a run trains alike with and without it.
@@ -30,19 +29,21 @@ def fit_whitening(engine: TestMixin, whitening: Whitening, *, normalized: bool) 
     Args:
         engine: With :class:`~torchreid_spectral.engine.testing.TestMixin`.
         whitening: Fitted in place.
-        normalized: Whether the test normalises features before it compares them.
 
     Raises:
         InputError: If the features cannot be whitened.
     """
     engine.set_model_mode("eval")
     with torch.random.fork_rng(devices=[]):
-        features = engine._extract(training_loader(engine), "whitening")[0]
+        features, identities, *_ = engine._extract(training_loader(engine), "whitening")
     try:
-        whitening.fit(normalize(features, dim=1) if normalized else features)
+        whitening.fit(features, torch.as_tensor(identities, device=features.device))
     except ValueError as error:
         raise InputError(f"test.whitening {whitening.method}: {error}") from error
-    logger.info("Whitening (%s) fitted on %d training features", whitening.method, len(features))
+    logger.info(
+        "Whitening (%s, %s covariance) fitted on %d training features",
+        whitening.method, whitening.covariance, len(features),
+    )  # fmt: skip
 
 
 def training_loader(engine: TestMixin) -> Any:  # noqa: ANN401

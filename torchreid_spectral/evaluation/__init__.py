@@ -5,9 +5,10 @@ from torchreid_spectral.evaluation.features import evaluate_blocks, evaluate_ind
 from torchreid_spectral.evaluation.ranking import evaluate_queries, evaluate_rank
 from torchreid_spectral.evaluation.results import QueryResults, RankingMetrics
 from torchreid_spectral.evaluation.verification import PairDistances, tpr_at_fpr
-from torchreid_spectral.evaluation.whitening import Whitening
+from torchreid_spectral.evaluation.whitening import COVARIANCES, Whitening
 
 __all__ = [
+    "COVARIANCES",
     "Diagnosis",
     "PairDistances",
     "QueryResults",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from torchreid_spectral.functional import WHITENINGS, whiten, whitening_matrix
 
-__all__ = ["Whitening"]
+__all__ = ["COVARIANCES", "Whitening"]
+
+COVARIANCES = ("total", "within")
+"""Of all features about their mean, or of each identity's about its own."""
 
 
 class Whitening:
@@ -21,6 +24,7 @@ class Whitening:
             differ by a rotation.
         eps: Added to each variance, in shares of their mean.
         iterations: Of ``iterative``; 5 in its paper.
+        covariance: A name of :data:`COVARIANCES`.
 
     Raises:
         ValueError: If an option is out of range.
@@ -32,27 +36,58 @@ class Whitening:
         tensor([0., 0.])
     """
 
-    def __init__(self, method: str = "zca", *, eps: float = 1e-3, iterations: int = 5) -> None:
+    def __init__(
+        self,
+        method: str = "zca",
+        *,
+        eps: float = 1e-3,
+        iterations: int = 5,
+        covariance: str = "total",
+    ) -> None:
+        if covariance not in COVARIANCES:
+            raise ValueError(f"covariance must be one of {COVARIANCES}, got {covariance!r}.")
         if method not in WHITENINGS:
             raise ValueError(f"method must be one of {WHITENINGS}, got {method!r}.")
         if not (eps >= 0 and iterations >= 0):
             raise ValueError(f"eps and iterations must be >= 0, got {eps} and {iterations}.")
         self.method, self.eps, self.iterations = method, eps, iterations
+        self.covariance = covariance
         self._fitted: tuple[Tensor, Tensor] | None = None
 
-    def fit(self, features: Float[Tensor, "N D"]) -> Whitening:
+    def fit(
+        self, features: Float[Tensor, "N D"], labels: Int[Tensor, " M"] | None = None
+    ) -> Whitening:
         """Learn from features.
 
         Args:
             features: Of the training set, extracted as the test's are.
+            labels: Their identities; not looked at where the covariance is ``total``.
 
         Returns:
             Itself.
+
+        Raises:
+            ValueError: If labels are needed and missing, or the features cannot be whitened.
         """
+        if self.covariance == "total":
+            labels = None
+        elif labels is None:
+            raise ValueError("Whitening within identities needs the labels of the features.")
         self._fitted = whitening_matrix(
-            features, self.method, eps=self.eps, iterations=self.iterations
+            features, self.method, eps=self.eps, iterations=self.iterations, labels=labels
         )
         return self
+
+    @property
+    def fitted(self) -> tuple[Float[Tensor, " D"], Float[Tensor, "D D"]]:
+        """Mean and matrix, in float64.
+
+        Raises:
+            RuntimeError: If nothing was fitted.
+        """
+        if self._fitted is None:
+            raise RuntimeError("Whitening knows no features yet: call fit() first.")
+        return self._fitted
 
     def transform(self, features: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
         """Whiten.
@@ -65,7 +100,5 @@ class Whitening:
 
         Raises:
             RuntimeError: If nothing was fitted.
-        """
-        if self._fitted is None:
-            raise RuntimeError("Whitening knows no features yet: call fit() first.")
-        return whiten(features, *self._fitted)
+        """  # noqa: DOC502
+        return whiten(features, *self.fitted)

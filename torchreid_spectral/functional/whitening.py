@@ -2,17 +2,23 @@ r"""Whitening: turn features so that their covariance is the identity.
 
 Sources: A. Kessy, A. Lewin, K. Strimmer, *Optimal Whitening and Decorrelation*, The American
 Statistician 2018 (PCA, ZCA); L. Huang, Y. Zhou, F. Zhu, L. Liu, L. Shao, *Iterative Normalization:
-Beyond Standardization towards Efficient Whitening*, CVPR 2019 (Newton's iteration).
+Beyond Standardization towards Efficient Whitening*, CVPR 2019 (Newton's iteration); A. Hatch,
+S. Kajarekar, A. Stolcke, *Within-Class Covariance Normalization for SVM-based Speaker
+Recognition*, Interspeech 2006 (with labels).
 
-===================================================  ==============  ==========
-Paper                                                Here            Shape
-===================================================  ==============  ==========
-:math:`\mu, \Sigma = U \Lambda U^T`                  ``mean``        ``(D,)``
-:math:`\Lambda^{-1/2} U^T` (PCA)                     ``matrix``      ``(D, D)``
-:math:`U \Lambda^{-1/2} U^T` (ZCA)                   ``matrix``      ``(D, D)``
-:math:`P_{k+1} = \tfrac32 P_k - \tfrac12 P_k^3       ``matrix``      ``(D, D)``
+===================================================  ===============  ==========
+Paper                                                Here             Shape
+===================================================  ===============  ==========
+:math:`\mu, \Sigma = U \Lambda U^T`                  ``mean``         ``(D,)``
+:math:`\Lambda^{-1/2} U^T` (PCA)                     ``matrix``       ``(D, D)``
+:math:`U \Lambda^{-1/2} U^T` (ZCA)                   ``matrix``       ``(D, D)``
+:math:`P_{k+1} = \tfrac32 P_k - \tfrac12 P_k^3       ``matrix``       ``(D, D)``
 \Sigma / tr \Sigma`, :math:`P / \sqrt{tr \Sigma}`
-===================================================  ==============  ==========
+:math:`\Sigma_w` of :math:`x_i - \mu_{y_i}`          with ``labels``  ``(D, D)``
+===================================================  ===============  ==========
+
+Without labels every direction becomes equally wide, of noise too. With them those in which the
+images of one identity differ are narrowed, and what tells identities apart is left.
 
 Newton's iteration goes from the scaled identity towards ZCA: few iterations whiten the large
 directions only and leave the small, noisy ones alone.
@@ -21,7 +27,7 @@ directions only and leave the small, noisy ones alone.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from torchreid_spectral.functional._precision import full_precision
@@ -38,12 +44,14 @@ def whitening_matrix(
     *,
     eps: float = 0.0,
     iterations: int = 5,
+    labels: Int[Tensor, " M"] | None = None,
 ) -> tuple[Float[Tensor, " D"], Float[Tensor, "D D"]]:
     r"""Compute what whitens a set of features, in float64.
 
     The covariance is :math:`\Sigma + \epsilon \frac{tr \Sigma}{D} I`, with N in the denominator of
-    :math:`\Sigma`. The same features give the same matrix: of PCA's rows the entry of the largest
-    size is positive.
+    :math:`\Sigma`; with labels it is that of the deviations from each label's mean,
+    :math:`\Sigma_w`. The same features give the same matrix: of PCA's rows the entry of the
+    largest size is positive.
 
     Args:
         features: One row a sample.
@@ -51,23 +59,28 @@ def whitening_matrix(
         eps: :math:`\epsilon \ge 0`, in shares of the mean variance; needed where the covariance
             is singular, as with fewer samples than dimensions. ``iterative`` does without.
         iterations: Steps of the method ``iterative``.
+        labels: Identity of each row (M is N), some of them with several rows.
 
     Returns:
-        Mean and matrix, in float64.
+        Mean of all rows and matrix, in float64.
 
     Raises:
         ValueError: If an option is out of range, there is a single sample, a value is not finite,
-            or the covariance is singular.
+            the labels are not one a row, no label has two rows that differ, or the covariance is
+            singular.
     """
     _check(features, method, eps, iterations)
     with full_precision(features):
         wide = features.detach().double()
         mean = wide.mean(dim=0)
-        centred = wide - mean
+        centred = wide - (mean if labels is None else _means(wide, labels))
         covariance = centred.mT @ centred / len(wide)
         variance = covariance.diagonal().mean()
         if not variance > 0:
-            raise ValueError("All features are the same: there is nothing to whiten.")
+            raise ValueError(
+                "All features are the same: there is nothing to whiten." if labels is None else
+                "No label has two features that differ: there is nothing to whiten."
+            )  # fmt: skip
         identity = torch.eye(len(mean), dtype=wide.dtype, device=wide.device)
         covariance = covariance + eps * variance * identity
         if method == "iterative":
@@ -91,6 +104,18 @@ def whiten(
     with full_precision(features):
         centred = features.to(matrix) - mean.to(matrix)
         return (centred @ matrix.mT).to(features)
+
+
+def _means(features: Tensor, labels: Tensor) -> Tensor:
+    """Give each row the mean of its label's rows."""
+    if labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"Whitening needs a label a feature: {tuple(labels.shape)} labels for features "
+            f"{tuple(features.shape)}."
+        )
+    found, which, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    sums = features.new_zeros(len(found), features.shape[1]).index_add_(0, which, features)
+    return (sums / counts[:, None])[which]
 
 
 def _newton(covariance: Tensor, identity: Tensor, iterations: int) -> Tensor:

@@ -249,8 +249,9 @@ def _differs(network: nn.Module, loaded: Any, images: Tensor) -> str:  # noqa: A
 
 
 def _feature(settings: Settings) -> str:
-    mirrored = "mean of the image's and its mirror image's" if settings.flip else "of the image"
-    return f"{mirrored}, scaled to unit length" if settings.normalize else mirrored
+    words = "mean of the image's and its mirror image's" if settings.flip else "of the image"
+    words += ", whitened" if settings.whitening else ""
+    return f"{words}, scaled to unit length" if settings.normalize else words
 
 
 def _start(model: Mapping[str, Any]) -> str:

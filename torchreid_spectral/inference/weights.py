@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +20,23 @@ from torch import Tensor, nn
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.models import SpectralOptions
-from torchreid_spectral.models.feature_weights import missing_weights, update_digest
+from torchreid_spectral.models.feature_weights import (
+    feature_digest,
+    missing_weights,
+    update_digest,
+)
+from torchreid_spectral.models.whitened import (
+    FILE,
+    add_whitening,
+    read_whitening,
+    whitening_among,
+)
 
 __all__ = ["Settings", "fingerprint", "latest_weights", "open_model", "read_config",
            "read_metrics"]  # fmt: skip
 
+
+logger = logging.getLogger(__name__)
 
 OF_THE_FEATURE = ("test_feature", "last_stride", "pooling", "stripes", "global_part", "attention",
                   "pooling_method", "frame_temperature")  # fmt: skip
@@ -44,6 +57,8 @@ class Settings:
         metric: Distance of features.
         normalize: Whether features are scaled to unit length.
         flip: Whether a feature is the mean of the image's and its mirror image's.
+        whitening: Whether features are whitened as in the run's test, by what that left beside
+            the weights or ``tools/export.py`` put among them.
 
     Raises:
         InputError: If the input has no size.
@@ -59,6 +74,7 @@ class Settings:
     metric: str = "cosine"
     normalize: bool = False
     flip: bool = False
+    whitening: bool = False
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):
@@ -100,8 +116,32 @@ def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  #
     model = ts.build_model(
         settings.model_name, 1, loss="softmax", pretrained=False, **settings.options
     )
-    _load(model, _compat.load_weights(path), path)
+    weights = _compat.load_weights(path)
+    _load(model, weights, path)
+    if settings.whitening:
+        found = whitening_among(weights) or _whitening_beside(path, feature_digest(model))
+        if found is not None:
+            add_whitening(model, *found)
+        elif given.get("whitening"):
+            raise InputError(
+                f"There is no {FILE} of these weights beside {path}: test them with "
+                "test.whitening, or open them without."
+            )
+        else:
+            logger.warning(
+                "The run was tested with test.whitening, and there is no %s of these weights "
+                "beside %s: features are without it, and its metrics are not theirs.", FILE, path,
+            )  # fmt: skip
+            settings = replace(settings, whitening=False)
     return model.eval(), settings
+
+
+def _whitening_beside(path: Path, digest: str) -> tuple[Tensor, Tensor] | None:
+    for folder in list(path.resolve().parents)[:2]:
+        found = read_whitening(folder, digest)
+        if found is not None:
+            return found
+    return None
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_spectral.models.spectral_net import SpectralNet
+from torchreid_spectral.models.whitened import PREFIX
 
 __all__ = ["feature_digest", "makes_the_feature", "missing_weights", "update_digest"]
 
@@ -54,11 +55,13 @@ def feature_digest(model: nn.Module) -> str:
         model: Of torchreid or of this package.
 
     Returns:
-        64 hexadecimal digits, the SHA-256 of names and values; the same on every device.
+        64 hexadecimal digits, the SHA-256 of names and values; the same on every device, and with
+        a whitening as without.
     """
     digest = hashlib.sha256()
     update_digest(digest, {name: value for name, value in model.state_dict().items()
-                           if makes_the_feature(model, name)})  # fmt: skip
+                           if makes_the_feature(model, name)
+                           and not name.startswith(PREFIX)})  # fmt: skip
     return digest.hexdigest()
 
 
