@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from torchreid_spectral._files import show_any_name
 from torchreid_spectral.errors import InputError
 
 MAIN = Path(__file__).with_name("main.py")
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal N stopped it.
     """
     args = parse(argv)
+    show_any_name()
     try:
         return run(args)
     except InputError as error:
@@ -87,6 +89,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is not there yet, then write table and JSON."""
+    from torchreid_spectral._locks import alone_in
+
     variants = collect(args)
     if args.seeds < 1:
         raise InputError(f"--seeds must be >= 1, got {args.seeds}.")
@@ -99,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     configs = {job: effective(*job, shared) for job in jobs}  # wrong options stop before training
     todo = [job for job in jobs if not finished(folder_of(args.out, *job), configs[job])]
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished already.", flush=True)
-    with handing_on() as stopped, ThreadPoolExecutor(args.jobs) as pool:
+    alone = alone_in(args.out, "Wait for it, or choose another --out.")
+    with alone, handing_on() as stopped, ThreadPoolExecutor(args.jobs) as pool:
 
         def fine(job: tuple[Variant, int]) -> bool:  # its thread only waits for the process
             return not stopped and launch_one(args.out, job, shared, variants[0])
@@ -208,7 +213,7 @@ def launch_one(out: Path, job: tuple[Variant, int], shared: Sequence[str], first
 
 def launch(arguments: Sequence[str], output: Path) -> int:
     """Run tools/main.py in a process of its own, so that no run sees another's state."""
-    with output.open("w", encoding="utf-8") as file:
+    with output.open("a", encoding="utf-8") as file:  # after what is there of an earlier start
         command = [sys.executable, str(MAIN), *arguments]
         # In a session of its own: a terminal's Ctrl-C comes from handing_on(), once.
         process = subprocess.Popen(

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Command line without the program's name.
 
     Returns:
-        Exit status: 0, or 2 where the user can mend something.
+        Exit status: 0; 2 where the user can mend something; 130 where Ctrl-C stopped it.
     """
     args = parse(argv)
     show_any_name()
@@ -95,13 +95,23 @@ def open_reid(args: argparse.Namespace, **more: Any) -> Any:
 
 def run(args: argparse.Namespace) -> None:
     """Extract what is not there yet, a shard at a time."""
-    from torchreid_spectral.inference.extraction import NothingReadError
-    from torchreid_spectral.inference.shards import drop_other_shards, write_manifest, write_shard
+    from torchreid_spectral._locks import alone_in
 
     if args.shard_size < 1:
         raise InputError(f"--shard-size must be >= 1, got {args.shard_size}.")
     paths, labels = listed(args)
     reid = open_reid(args)
+    with alone_in(args.out, "Wait for it, or choose another --out."):
+        extract(args, reid, paths, labels)
+
+
+def extract(
+    args: argparse.Namespace, reid: Any, paths: list[str], labels: dict[str, list[Any]]
+) -> None:
+    """Write the shards that are not there yet, and what says that the gallery is whole."""
+    from torchreid_spectral.inference.extraction import NothingReadError
+    from torchreid_spectral.inference.shards import drop_other_shards, write_manifest, write_shard
+
     shards, kept, skipped = [], 0, 0
     for number, start in enumerate(range(0, len(paths), args.shard_size)):
         rows = slice(start, start + args.shard_size)

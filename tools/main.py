@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from torchreid_spectral.errors import InputError, RunError
-
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
-        errno.EISDIR, errno.ENOTDIR, errno.EEXIST)  # fmt: skip
-"""What the operating system says of a disk that is full or closed, or of a name that is taken."""
+from torchreid_spectral._exit import exit_status
+from torchreid_spectral._files import show_any_name
+from torchreid_spectral.errors import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,28 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         and the signal's number where it was told to stop, with everything saved.
     """
     args = parse(argv)
-    try:
-        run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        signum = getattr(error, "signum", 0)
-        print(error if signum else f"error: {error}", file=sys.stderr)
-        return 128 + signum if signum else 1
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        print(
-            f"error: {error.filename or 'data.save_dir'} cannot be written ({error.strerror}). "
-            "Checkpoints are intact: make room or mend the permissions, and go on with "
-            "model.resume auto.",
-            file=sys.stderr,
-        )
-        return 1
-    except KeyboardInterrupt:  # before training has begun, or for the second time
-        return 130
-    return 0
+    show_any_name()
+    remedy = ("Checkpoints are intact: make room or mend the permissions, and go on with "
+              "model.resume auto.")  # fmt: skip
+    return exit_status(lambda: run(args), remedy)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -154,7 +133,8 @@ def tee(path: Path, silent: bool = False) -> Iterator[None]:
     """Write standard output to a file too, or to the file alone."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="utf-8")
+        # Names of files may hold what no text can: they must not end a run.
+        file = path.open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise InputError(f"data.save_dir {path.parent} cannot be written: {error}") from error
     stream: Any = file if silent else Tee(sys.stdout, file)
@@ -163,27 +143,37 @@ def tee(path: Path, silent: bool = False) -> Iterator[None]:
 
 
 class Tee:
-    """A stream that writes to two."""
+    """A stream that writes to two, and to the file alone once the console is gone."""
 
     def __init__(self, console: TextIO, file: TextIO) -> None:
-        self.console, self.file = console, file
+        self.console: TextIO | None = console
+        self.file = file
 
     def write(self, text: str) -> int:
         """Write to both."""
         self.file.write(text)
-        written = self.console.write(text)
+        self._tell(lambda console: console.write(text))
         if "\n" in text:  # a log that is followed, or cut off, is whole to the last line
             self.flush()
-        return written
+        return len(text)
 
     def flush(self) -> None:
         """Flush both."""
-        self.console.flush()
         self.file.flush()
+        self._tell(lambda console: console.flush())
 
     def isatty(self) -> bool:
         """Tell whether the console is a terminal."""
-        return self.console.isatty()
+        return self.console is not None and self.console.isatty()
+
+    def _tell(self, do: Callable[[TextIO], object]) -> None:
+        """Do something with the console; one that is gone does not end a training."""
+        try:
+            if self.console is not None:
+                do(self.console)
+        except OSError as error:
+            self.console = None
+            self.file.write(f"The console is gone ({error}); this file goes on.\n")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchreid_spectral._exit import exit_status
+from torchreid_spectral._files import show_any_name
 from torchreid_spectral.errors import InputError
 
 
@@ -23,16 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Command line without the program's name.
 
     Returns:
-        Exit status: 0, 1 where no report could be written, 2 where the user can mend something.
+        Exit status: 0; 1 where no report could be written; 2 where the user can mend something;
+        128 and the signal's number where it was told to stop.
     """
-    args = parse(argv)
-    try:
-        path = run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(path or "No report could be written: see the messages above.")
-    return 0 if path else 1
+    args, paths = parse(argv), []
+    show_any_name()
+    status = exit_status(lambda: paths.append(run(args)), "Make room, or mend the permissions.")
+    if status:
+        return status
+    print(paths[0] or "No report could be written: see the messages above.")
+    return 0 if paths[0] else 1
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchreid_spectral._files import keep_inputs, write_bytes, write_whole
+from torchreid_spectral._files import keep_inputs, show_any_name, write_bytes, write_whole
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import diagnose, evaluate_blocks
 from torchreid_spectral.evaluation.feature_files import FeatureSet, load_features
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 where the user can mend something.
     """
     args = parse(argv)
+    show_any_name()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         check_outputs(args)

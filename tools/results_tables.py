@@ -17,6 +17,7 @@ A page asks for a table by a comment, ``<!-- table: KIND FILE ... -->``, up to `
     <!-- table: brief market1501_small NAME -->             the same: mAP / rank-1, few columns
     <!-- table: gains market1501_stage NAME -->            its pairs without and with the walk
     <!-- table: glance market1501_small -->               what the walk adds beside each loss
+    <!-- table: whitening whitening -->                  benchmarks/whitening.py
     <!-- table: walkers market1501_small NAME -->           its escape and Ncut over training
     <!-- table: cost market1501_cost -->                    benchmarks/market1501_cost.py
     <!-- table: defaults rerank_defaults -->                benchmarks/rerank_defaults.py
@@ -107,7 +108,7 @@ def circumstances(figures: Figures, shown: Collection[str] = ()) -> str:
 LAYOUTS = {
     tables_rerank: ("rerank", "rates", "costs", "online", "growth", "defaults"),
     tables_training: ("comparison", "pairs", "suite", "brief", "gains", "glance", "walkers",
-                      "cost", "steps", "training", "extraction", "onnx"),
+                      "cost", "steps", "whitening", "training", "extraction", "onnx"),
 }  # fmt: skip
 KINDS: dict[str, Callable[..., list[str]]] = {
     name: getattr(module, name) for module, names in LAYOUTS.items() for name in names

@@ -135,6 +135,28 @@ def glance(figures: Figures, dataset: str = "market1501") -> list[str]:
     return lines
 
 
+def whitening(figures: Figures) -> list[str]:
+    """Lay out benchmarks/whitening.py: mAP / rank-1 plainly, then differences of mAP to that."""
+    lines: list[str] = []
+    for name, row in figures["rows"].items():
+        plain, *others = row["figures"]
+        methods = [key for key, value in plain.items() if isinstance(value, dict)]
+        if not lines:
+            lines = [f"| network | whitening | {' | '.join(methods)} |",
+                     "|---" * (2 + len(methods)) + "|"]  # fmt: skip
+        cells = [f"{100 * plain[each]['mAP']:.2f} / {100 * plain[each]['rank-1']:.2f}"
+                 for each in methods]  # fmt: skip
+        lines.append(f"| `{name}` | `none` | {' | '.join(cells)} |")
+        for other in others:
+            gains = [{figure: 100 * (other[each][figure] - plain[each][figure])
+                      for figure in ("mAP", "rank-1")} for each in methods]  # fmt: skip
+            cells = [f"{each['mAP']:+.2f} / {each['rank-1']:+.2f}" for each in gains]
+            lines.append(
+                f"| | `{other['covariance']}`, eps {other['eps']:g} | {' | '.join(cells)} |"
+            )
+    return lines
+
+
 def brief(figures: Figures, name: str, dataset: str = "market1501") -> list[str]:
     """Lay out a suite of benchmarks/market1501.py with a column a view: mAP / rank-1."""
     lines = []

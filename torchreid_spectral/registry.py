@@ -261,8 +261,12 @@ class _StandardOutput(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
+        if logging.getLogger().handlers:
+            return
+        try:
             sys.stdout.write(self.format(record) + "\n")
+        except Exception:  # as logging's own handlers do: a message must not end a run
+            self.handleError(record)
 
 
 def _check_options(options: dict[str, Any]) -> None:

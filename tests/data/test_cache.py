@@ -47,6 +47,16 @@ def test_a_cache_on_disk_is_kept_and_a_changed_file_noticed(tmp_path):
     assert np.asarray(again(path))[0, 0, 0] == 200
 
 
+def test_sizes_do_not_share_a_file(tmp_path):
+    path = draw(tmp_path / "a.png", 10)
+    small = ImageCache([path], 16, 8, tmp_path / "cache")
+    expected = np.asarray(small(path))
+    large = ImageCache([path], 32, 16, tmp_path / "cache")
+    assert not large.stamps[0] and np.asarray(large(path)).shape == (32, 16, 3)
+    again = ImageCache([path], 16, 8, tmp_path / "cache")
+    assert again.stamps[0] and np.array_equal(np.asarray(again(path)), expected)
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="data.cache disk cannot write"):

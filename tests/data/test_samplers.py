@@ -28,6 +28,13 @@ def test_images_repeat_only_where_there_are_too_few():
         assert len(set(order)) == min(4, available)
 
 
+def test_all_images_of_an_identity_come_up_in_time():
+    random.seed(0)
+    sampler = IdentityOnceSampler(DATA, 8, 4)
+    seen = {index for _ in range(60) for index in sampler}
+    assert seen == set(range(len(DATA)))
+
+
 def test_order_follows_the_seed():
     def draw(seed):
         random.seed(seed)

@@ -56,6 +56,8 @@ def test_state_loads_without_pickled_objects(optimizer, tmp_path):
 def test_rejects(optimizer):
     with pytest.raises(InputError, match="warmup_factor in"):
         warmup_multi_step(optimizer, milestones=[1], warmup_factor=0.0)
+    with pytest.raises(InputError, match="warmup_epochs must be >= 0 .* got -1"):
+        warmup_multi_step(optimizer, milestones=[1], warmup_epochs=-1)
 
 
 def test_cosine(optimizer):

@@ -96,7 +96,11 @@ def test_other_features_cameras_or_options_are_fitted_anew(features, gallery, fi
     gallery.features = gallery.features[:9]
     gallery.paths = gallery.paths[:9]
     prepared.fitted(gallery, "local_blurring", {"k": 6})
-    assert fits == [COUNT, COUNT, 40, 44, 44, 9]
+    gallery.metric = "euclidean"
+    assert prepared.fitted(gallery, "none", {}).metric == "euclidean"
+    gallery.metric = "cosine"
+    assert prepared.fitted(gallery, "none", {}).metric == "cosine"
+    assert fits == [COUNT, COUNT, 40, 44, 44, 9, 9, 9]
 
 
 def test_without_memory_for_a_copy_the_whole_is_fitted_in_its_place(

@@ -255,7 +255,32 @@ def test_a_containers_file_cache_is_free(
     """Behind a dataset that was just read, little of the limit seems to be left."""
     write_cgroup(tmp_path, files)
     monkeypatch.setattr(_memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(_memory, "_OF_PROCESS", tmp_path / "none")
     assert _memory._container() == free
+
+
+@pytest.mark.parametrize(("line", "top", "names"), [
+    ("0::/slurm/job_7\n", "", ("memory.max", "memory.current")),
+    ("3:cpu:/\n9:hugetlb,memory:/slurm/job_7\n", "memory",
+     ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+])  # fmt: skip
+def test_limits_of_the_groups_that_a_process_lies_in(
+    line: str, top: str, names: tuple[str, str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(_memory, "_OF_PROCESS", tmp_path / "of_process")
+    (tmp_path / "of_process").write_text(line)
+    for folder, bound in (("", 10**6), ("slurm", 9000), ("slurm/job_7", 8000)):
+        where = f"{top}/{folder}/".lstrip("/")
+        write_cgroup(tmp_path, {where + names[0]: f"{bound}\n", where + names[1]: "1000\n",
+                                where + "memory.stat": "anon 900\n"})  # fmt: skip
+    assert _memory._container() == 7000
+    monkeypatch.setattr(_memory, "_machine", lambda: 10**7)
+    assert _memory.available_memory(torch.device("cpu")) == 7000
+    (tmp_path / top / "slurm" / names[1]).write_text("6000\n")
+    assert _memory._container() == 3000
+    (tmp_path / "of_process").write_text(line.replace("slurm", "gone"))  # as containers show it
+    assert _memory._container() == 999_000
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from torchreid_spectral.inference import open_model
 from torchreid_spectral.models.feature_weights import feature_digest
 
 from ..conftest import TINY
+from ..test_locks import HOLD
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -428,3 +431,53 @@ def test_same_seed_same_result(torchreid, tiny_options, tmp_path):
         )
         results.append(torch.load(folder / "model" / "model.pth.tar-1")["state_dict"])
     assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
+
+
+class Gone:
+    """A console that has gone away."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def flush(self):
+        raise OSError(5, "Input/output error")
+
+    def isatty(self):
+        return True
+
+
+def test_a_console_that_goes_away_does_not_end_the_run(tmp_path, monkeypatch):
+    tool = load_tool("main")
+    monkeypatch.setattr(tool.sys, "stdout", Gone())
+    with tool.tee(tmp_path / "log"):
+        for line in ("one\n", "two\n"):
+            tool.sys.stdout.write(line)
+        assert not tool.sys.stdout.isatty()
+    assert (tmp_path / "log").read_text() == (
+        "one\nThe console is gone ([Errno 32] Broken pipe); this file goes on.\ntwo\n"
+    )
+
+
+def test_a_name_of_no_encoding_is_shown_in_the_log(tmp_path):
+    tool = load_tool("main")
+    for line in ("first", "1_0\udcff.jpg", "last"):  # a start in the same second adds to it
+        with tool.tee(tmp_path / "log"):
+            sys.stdout.write(line + "\n")
+    assert (tmp_path / "log").read_text() == "first\n1_0\\udcff.jpg\nlast\n"
+
+
+def test_a_folder_that_another_run_trains_in_is_refused(torchreid, tiny_options, tmp_path, capsys):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "in\n"
+        run = ["--config-file", "configs/spectral_demo.yaml", *tiny_options,
+               "data.save_dir", str(tmp_path)]  # fmt: skip
+        assert main(run) == 2
+        assert "One run a folder: wait for it, or choose another data.save_dir" in (
+            capsys.readouterr().err
+        )
+        assert not (tmp_path / "checkpoints").exists()
+        other.communicate("x")
+    assert main(run) == 0

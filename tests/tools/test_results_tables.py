@@ -136,6 +136,18 @@ def test_what_the_walk_adds_at_a_glance(tables):
                      "| +18.0 ± 2.0 | 2 |"]  # fmt: skip
 
 
+def test_whitening(tables):
+    def row(covariance, eps, figure):
+        return {"covariance": covariance, "eps": eps,
+                "none": {"mAP": figure, "rank-1": figure + 0.1}}  # fmt: skip
+
+    figures = {"rows": {"net": {"figures": [row(None, None, 0.5), row("within", 1.0, 0.512)]}}}
+    assert tables.KINDS["whitening"](figures) == [
+        "| network | whitening | none |", "|---|---|---|",
+        "| `net` | `none` | 50.00 / 60.00 |", "| | `within`, eps 1 | +1.20 / +1.20 |",
+    ]  # fmt: skip
+
+
 def test_what_stands_in_the_glance_is_what_the_benchmark_trains(tables, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     import market1501

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from torchreid_spectral import _compat
+from torchreid_spectral._locks import alone_in
 from torchreid_spectral.data.images import ImageReader
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.faults import StopSignals
@@ -121,7 +123,8 @@ class ReportingMixin(TestMixin):
 
         Raises:
             ValueError: If ``visrank`` is asked for in training, as torchreid does.
-        """
+            InputError: If another run is training in ``save_dir``.
+        """  # noqa: DOC502
         if visrank and not test_only:
             raise ValueError("visrank can be set to True only if test_only=True")
         tests = {
@@ -138,8 +141,9 @@ class ReportingMixin(TestMixin):
         self._take_loaders()  # the user may have given others since
         self._started = time.perf_counter()
         try:
-            with StopSignals() as self.stop, self.arithmetic():
+            with ExitStack() as held, StopSignals() as self.stop, self.arithmetic():
                 if not test_only:
+                    distributed.first_result(lambda: held.enter_context(_alone_in(save_dir)))
                     how = {"print_freq": print_freq, "fixbase_epoch": fixbase_epoch,
                            "open_layers": open_layers, "start_eval": start_eval,
                            "eval_freq": eval_freq}  # fmt: skip
@@ -192,3 +196,8 @@ class ReportingMixin(TestMixin):
             if scheduler is not None:
                 state["scheduler"] = scheduler.state_dict()
             _compat.save_checkpoint(state, str(Path(save_dir) / name), is_best=is_best)
+
+
+def _alone_in(save_dir: str) -> AbstractContextManager[None]:
+    remedy = "One run a folder: wait for it, or choose another data.save_dir."
+    return alone_in(Path(save_dir), remedy)

@@ -71,7 +71,8 @@ class StopSignals:
     def _give_back(self) -> None:
         while self._before:
             signum, handler = self._before.popitem()
-            signal.signal(signum, handler)
+            # None: one that was not set from Python, and cannot be put back from there
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
 class NotFinite:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchreid_spectral import _compat
 from torchreid_spectral.engine.base import ReportingMixin
 from torchreid_spectral.engine.distillation import Distillation
+from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional import escape_probability
 from torchreid_spectral.losses import AMSoftmaxLoss, ClassScores, CombinedLoss
@@ -65,7 +66,7 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         **reporting: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(datamanager, use_gpu, **reporting)
-        network = model.module if isinstance(model, nn.DataParallel) else model
+        network = unwrapped(model)
         self.criterion = CombinedLoss(AMSoftmaxLoss()) if criterion is None else criterion
         self.distillation = distillation
         self.network = self._checked(network)
@@ -110,7 +111,6 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         if self.distillation is not None and taught is not None:
             parts["loss_distill"] = self.distillation.loss(features, taught)
             loss = loss + self.distillation.weight * parts["loss_distill"]
-        self.criterion.advance()
         self.last_features = features, targets  # for TensorBoard's picture of the graph
         return loss, parts | {"loss": loss} | self._diagnose(plain, walked, targets)
 
@@ -125,6 +125,9 @@ class ImageSpectralEngine(ReportingMixin, _engines.Engine):  # type: ignore[misc
         if heads[0].supervision == "walked":
             return [], scores
         return scores[: len(heads)], scores[len(heads) :]
+
+    def _note_step(self) -> None:
+        self.criterion.advance()
 
     @torch.no_grad()
     def _diagnose(

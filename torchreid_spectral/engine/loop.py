@@ -39,6 +39,8 @@ __all__ = ["Bar", "LoopMixin", "say"]
 
 logger = logging.getLogger(__name__)
 
+_AGREE = 8  # steps between two looks at the signals of all processes: a GPU is waited for at each
+
 
 class LoopMixin(StepMixin):
     """Trains, saves and goes on; see :class:`~torchreid_spectral.engine.base.ReportingMixin`."""
@@ -223,9 +225,12 @@ class LoopMixin(StepMixin):
     def _after_step(self, losses: Any) -> None:  # noqa: ANN401
         """Save where it is time to, and stop where it is asked for."""
         signum = 0 if self.stop is None else self.stop.received
-        (asked,) = distributed.agree(signum)
         every, position = self.options.checkpoint_every, self.train_loader.position
-        if asked or (every and position % every == 0):
+        due, asked = bool(every and position % every == 0), 0.0
+        ends = position == len(self.train_loader)
+        if due or ends or position % _AGREE == 0 or distributed.world_size() == 1:
+            (asked,) = distributed.agree(signum)
+        if due or asked:
             self._save(losses)
         if asked:
             self._interrupted(int(asked))

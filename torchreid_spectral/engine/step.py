@@ -129,8 +129,9 @@ class StepMixin(TorchreidEngine):
         if options.amp == "fp16" and not self.use_gpu:
             raise InputError("train.amp fp16 needs a GPU; on a CPU use bf16 or off.")
         copies = len(getattr(self.model, "device_ids", ()))
-        for key, forbidden in (("amp bf16", options.amp == "bf16"), ("compile", options.compile)):
-            if copies > 1 and forbidden:  # its threads fall back to fp16, and to the first GPU
+        for key, forbidden in (("amp bf16", options.amp == "bf16"), ("compile", options.compile),
+                               ("chunk_size", options.chunk_size)):  # fmt: skip
+            if copies > 1 and forbidden:  # its threads fall back to fp16, the rest to one GPU
                 raise InputError(
                     f"train.{key} does not go together with DataParallel on {copies} GPUs: start "
                     "with torchrun, or wrap the model with device_ids=[0]."
@@ -215,10 +216,14 @@ class StepMixin(TorchreidEngine):
             self.scaler.step(self.optimizer)
             if self.average is not None:
                 self.average.update_parameters(network)
+            self._note_step()
         else:
             network.load_state_dict(self._before, strict=False)
         self.scaler.update()
         return dict(zip(parts, shown))
+
+    def _note_step(self) -> None:
+        """Count a step that was taken, where something is phased in by steps."""
 
     def _autocast(self, enabled: bool = True) -> Any:  # noqa: ANN401
         device = "cuda" if self.use_gpu else "cpu"

@@ -93,6 +93,7 @@ class TestMixin(LoopMixin):
         distributed.share_buffers(unwrapped(self.model))  # of its own images each process has
         if self.average is not None:  # not the average's counter, which stays on the CPU
             distributed.share_buffers(self.average.module)
+        self.tested = {}  # the features and galleries of the test before go first
         self._collected: dict[str, dict[str, RankingMetrics]] = {}
         self._seconds: dict[str, float] = {}
         with self._averaged_weights(), self.arithmetic():
@@ -105,9 +106,9 @@ class TestMixin(LoopMixin):
             )  # fmt: skip
             self.tested_weights = feature_digest(unwrapped(self.model))
         self.result = TestResult(*distributed.first_object((self._collected, self._seconds)))
-        outcome.tell_skipped(self)
         if save_dir and distributed.rank() == 0:
             outcome.save_metrics(self, self.result, save_dir, ranks)
+        outcome.tell_skipped(self)
         return self.result
 
     @contextmanager

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from torchreid_spectral._locks import alone_in
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.inference.images import is_path
 from torchreid_spectral.inference.shards import (
@@ -192,7 +193,8 @@ class Gallery:
                 written whole.
         """
         root = Path(folder).expanduser()
-        with _saving:  # another thread's shard must not go before its manifest is written
+        # Another's shard must not go before its manifest is written, thread or process.
+        with _saving, alone_in(root, "", wait=True):
             earlier = [path for path in root.glob("features-*.*") if SHARD.fullmatch(path.name)]
             # Never the number of the one before: who is reading that must not find this one.
             number = (max((int(path.name[9:14]) for path in earlier), default=-1) + 1) % 100_000

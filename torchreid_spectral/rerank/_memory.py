@@ -21,11 +21,11 @@ __all__ = ["available_memory", "check_memory", "human", "peak_memory"]
 logger = logging.getLogger(__name__)
 WORTH_TELLING = 2**30
 _CGROUP = Path("/sys/fs/cgroup")
-_CGROUP_FILES = (  # limit, use, and what of the use is a cache that gives way; version 2, then 1
-    ("memory.max", "memory.current", "memory.stat", ("inactive_file", "slab_reclaimable")),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
-     ("total_inactive_file",)),
-)  # fmt: skip
+_OF_PROCESS = Path("/proc/self/cgroup")
+_CGROUP_FILES = {  # limit, use, and what of the use is a cache that gives way; version 2, then 1
+    "": ("memory.max", "memory.current", ("inactive_file", "slab_reclaimable")),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file",)),
+}
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -103,18 +103,32 @@ def _machine() -> int | None:
 
 
 def _container() -> int | None:
-    for limit, used, statistics, reclaimable in _CGROUP_FILES:
-        try:
-            limit, used = (_read(name).strip() for name in (limit, used))
-            if limit == "max":
-                return None
-            held = dict(line.split() for line in _read(statistics).splitlines())
-            cached = sum(int(held.get(name, 0)) for name in reclaimable)
-            return int(limit) - int(used) + cached
-        except (OSError, ValueError):
-            continue
-    return None
+    """Give what is free in the process's group and in all that this lies in."""
+    found = [_in_group(folder, *names) for controller, names in _CGROUP_FILES.items()
+             for folder in _groups(controller)]  # fmt: skip
+    return min((value for value in found if value is not None), default=None)
 
 
-def _read(name: str) -> str:
-    return (_CGROUP / name).read_text(encoding="ascii")
+def _groups(controller: str) -> list[Path]:
+    """List the folders of the process's group and of those above it."""
+    root = _CGROUP / controller
+    try:
+        lines = _OF_PROCESS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:  # such as 0::/user.slice/job_1 or 9:memory:/job_1
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controller in controllers.split(","):
+            own = root / path.strip("/")  # not there where the container shows its own as the top
+            return [own, *(folder for folder in own.parents if folder.is_relative_to(root))]
+    return [root]
+
+
+def _in_group(folder: Path, limit: str, used: str, reclaimable: tuple[str, ...]) -> int | None:
+    try:
+        bound, use, statistics = ((folder / name).read_text(encoding="ascii")
+                                  for name in (limit, used, "memory.stat"))  # fmt: skip
+        held = dict(line.split() for line in statistics.splitlines())
+        return int(bound) - int(use) + sum(int(held.get(name, 0)) for name in reclaimable)
+    except (OSError, ValueError):  # no such group, or no limit: "max"
+        return None
