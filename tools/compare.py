@@ -175,10 +175,11 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
 
 def record_of(folder: Path) -> dict[str, Any]:
     """Read what a run says of itself: its metrics, or before any test its checkpoint."""
+    from torchreid_spectral._run_files import training_metrics
     from torchreid_spectral.engine.checkpoints import FOLDER, CheckpointFolder
 
     try:
-        found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(training_metrics(folder).read_text(encoding="utf-8"))
         return found
     except (OSError, ValueError):
         try:

@@ -52,7 +52,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--transforms", nargs="+", help="data augmentation")
     parser.add_argument("--root", default="", help="folder that holds the datasets")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options, KEY VALUE ...")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    give_options_back(args)
+    return args
+
+
+def give_options_back(args: argparse.Namespace) -> None:
+    """Take config options out of the lists that stand before them: ``-t NAME KEY VALUE``."""
+    from torchreid_spectral.config import get_default_config
+    from torchreid_spectral.config.merging import leaves
+
+    keys = {key for key, _ in leaves(get_default_config())}
+    for name in ("sources", "targets", "transforms"):
+        words = getattr(args, name) or []
+        first = next((place for place, word in enumerate(words) if word in keys), len(words))
+        if first and first < len(words):
+            setattr(args, name, words[:first])
+            args.opts = [*words[first:], *args.opts]
 
 
 def run(args: argparse.Namespace) -> Any:
@@ -120,11 +136,14 @@ def effective_config(args: argparse.Namespace) -> Any:
 
 def table(result: Any) -> str:
     """Show the metrics of all views side by side."""
-    lines = [f"{'dataset':<24}{'post-processing':<20}{'mAP':>7}{'R1':>7}{'R5':>7}{'R10':>7}"]
+    width = max([22, *map(len, result.datasets)]) + 2
+    head = f"{'dataset':<{width}}{'post-processing':<20}"
+    lines = [head + "".join(f"{name:>7}" for name in ("mAP", "R1", "R5", "R10"))]
     for name, views in result.datasets.items():
         for view, metrics in views.items():
             figures = [metrics.mAP, *(metrics.rank(k) for k in (1, 5, 10))]
-            lines.append(f"{name:<24}{view:<20}" + "".join(f"{100 * f:7.1f}" for f in figures))
+            shown = "".join(f"{100 * figure:7.1f}" for figure in figures)
+            lines.append(f"{name:<{width}}{view:<20}{shown}")
     return "\n".join(lines)
 
 

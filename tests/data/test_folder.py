@@ -574,3 +574,29 @@ def test_who_joins_or_leaves_moves_hardly_anybody():
             after = sides(others, seed)
             assert sum(before[name] != after[name] for name in names if name in after) <= 1
     assert len(draws) > 15
+
+
+def test_names_of_any_bytes_are_dealt():
+    items = [Item(f"{p}/{c}_{n}.jpg", f"{p}\udcc0", c, "") for p in range(6) for c in "ab"
+             for n in range(2)]  # fmt: skip
+    assert {item.split for item in propose_split(items)} == {"train", "query", "gallery"}
+
+
+def test_training_cameras_count_from_zero(data_root, tmp_path):
+    """Torchreid adds their number to those of the next source."""
+    root = make_tree(data_root, tmp_path, split=True)
+    for path in (root / "train").rglob("*.jpg"):
+        path.rename(path.with_name(f"z{path.name}"))  # behind query's and gallery's
+    dataset = FolderDataset(str(root), mode="train", verbose=False)
+    cameras = {row[2] for row in dataset.train}
+    assert cameras == set(range(len(cameras)))
+    assert dataset.num_train_cams == len(cameras)
+    both = dataset + dataset
+    assert {row[2] for row in both.train} == set(range(2 * len(cameras)))
+
+
+def test_a_file_that_begins_as_a_home_folder(tmp_path):
+    Image.new("RGB", (8, 16)).save(tmp_path / "~img.jpg")
+    (tmp_path / "labels.csv").write_text("path,pid,camid\n~img.jpg,1,1\n")
+    (item,) = scan(tmp_path).items
+    assert item.path == str(tmp_path / "~img.jpg")

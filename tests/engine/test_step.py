@@ -290,7 +290,19 @@ def test_the_same_seed_writes_the_same_log(torchreid, tiny_options, tmp_path):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("options", [["train.amp", "bf16"], ["train.compile", "eager"]])
+def test_chunks_of_one_image_where_batchnorm_sees_features(build_engine):
+    """An OSNet's fc has BatchNorm1d; what has none takes them."""
+    engine = build_engine("train.chunk_size", "1", frozen=False)
+    with pytest.raises(InputError, match=r"train.chunk_size 1 cuts .* BatchNorm in fc.* Raise it"):
+        engine.forward_backward(batch())
+    build_engine("train.chunk_size", "1").forward_backward(batch())  # statistics that are given
+    resnet = build_engine("train.chunk_size", "1", "model.name", "spectral_resnet18", frozen=False)
+    assert resnet.forward_backward(batch())
+
+
+@pytest.mark.parametrize("options", [
+    ["train.amp", "bf16"], ["train.compile", "eager"], ["train.chunk_size", "4"],
+])  # fmt: skip
 def test_data_parallel_would_compute_otherwise(build_engine, options):
     """Its threads fall back to fp16, and run what was compiled for the first GPU."""
     engine = build_engine(*options)

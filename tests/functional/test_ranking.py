@@ -233,3 +233,13 @@ def test_tiles_are_joined_without_a_loss(metric: str) -> None:
     found = rank_top_k(query, gallery, 20, metric=metric, tile_size=4)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1])
+
+
+def test_top_k_with_ties_has_a_gradient() -> None:
+    distances = torch.tensor([[1.0, 1.0, 1.0, 0.0, 2.0], [3.0, 0.0, 1.0, 2.0, 4.0]])
+    distances.requires_grad_()
+    columns, values = top_k(distances, 2)
+    (values * torch.tensor([1.0, 10.0])).sum().backward()
+    assert columns.tolist() == [[3, 0], [1, 2]]
+    assert distances.grad is not None
+    assert distances.grad.tolist() == [[10, 0, 0, 1, 0], [0, 1, 10, 0, 0]]

@@ -750,3 +750,25 @@ def test_a_word_is_one_label(weights, pictures):
     assert reid.add(pictures[3][0], ids="dora", camids="hall") == 1
     assert reid.gallery.ids == ["a", "b", "c", "dora"]
     assert len(reid.search(paths[0], 4, camids="hall")) == 4
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "squared_euclidean"])
+@pytest.mark.parametrize("cameras", [False, True])
+def test_pairs_are_each_counted_once(metric, cameras, monkeypatch):
+    from torchreid_spectral.functional.distance import METRICS
+    from torchreid_spectral.inference import calibration
+
+    monkeypatch.setattr(calibration, "_ROWS", 4)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(14, 5)).astype(np.float32)
+    ids = [*rng.integers(0, 4, 12).tolist(), -1, None]
+    camids = rng.integers(0, 2, 14).tolist() if cameras else None
+    expected = {True: [], False: []}
+    for i in range(12):
+        for j in range(i + 1, 12):
+            if camids is None or camids[i] != camids[j]:
+                pair = torch.from_numpy(features[[i]]), torch.from_numpy(features[[j]])
+                expected[ids[i] == ids[j]].append(float(METRICS[metric](*pair)))
+    same, different = calibration.pair_distances(features, ids, camids, metric=metric)
+    np.testing.assert_allclose(same, expected[True], atol=1e-6)
+    np.testing.assert_allclose(different, expected[False], atol=1e-6)

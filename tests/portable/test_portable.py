@@ -27,6 +27,17 @@ def people(seed):
     return features[:9].astype(np.float32), features[9:].astype(np.float32)
 
 
+@pytest.mark.parametrize("k", [1, 2, 7, 40, 41])
+def test_nearest_is_the_head_of_a_stable_sort(k):
+    from torchreid_spectral.portable.features import nearest
+
+    rng = np.random.default_rng(k)
+    for levels in (2, 5, 10**6):  # many ties at the k-th place, some, none
+        distances = rng.integers(0, levels, (50, 40)).astype(np.float32)
+        expected = np.argsort(distances, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(nearest(distances, k), expected)
+
+
 @pytest.mark.parametrize(("name", "portable", "options"), PAIRS)
 @pytest.mark.parametrize("top_k", [5, 100])
 def test_equals_the_reranker(name, portable, options, top_k):

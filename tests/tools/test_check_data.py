@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from torchreid_spectral.data.folder import scan
 
@@ -182,7 +182,7 @@ def test_broken_tables(capsys, data_root, tmp_path):
     lines[3] = "nowhere.jpg," + lines[3].split(",", 1)[1]
     table.write_text("\n".join(lines))
     status, _, findings = run(capsys, table)
-    assert status == 1 and findings["unreadable"]["count"] == 1
+    assert status == 1 and findings["missing"]["count"] == 1
     assert findings["ignored"]["examples"] == [
         "labels.csv line 2: split must be train, query or gallery, got 'trian'",
         "labels.csv line 3: a value is missing",
@@ -329,3 +329,19 @@ def test_pictures_that_are_not_read_are_told(capsys, tree):
     status, _, findings = run(capsys, tree)
     assert status == 0 and findings["ignored"]["count"] == 1
     assert ".GIF is not read; convert it" in findings["ignored"]["examples"][0]
+
+
+def test_links_that_lead_nowhere_and_pictures_that_lie(capsys, tree):
+    first, second = sorted((tree / "train").rglob("*.jpg"))[:2]
+    with Image.open(first) as image:
+        pixels = image.copy()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels.save(first, exif=exif)
+    second.unlink()
+    second.symlink_to(tree / "gone.jpg")
+    status, _, findings = run(capsys, tree)
+    counts = {code: (each["severity"], each["count"]) for code, each in findings.items()}
+    assert status == 1
+    assert counts["missing"] == ("error", 1) and counts["turned"] == ("warning", 1)
+    assert "unreadable" not in counts

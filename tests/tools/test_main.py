@@ -170,6 +170,12 @@ def test_duke_layout(torchreid, data_root, tiny_options, tmp_path, capsys):
         (["sampler.train_sampler", "IdentityOnce"], "Did you mean IdentityOnceSampler"),
         (["--transforms", "random_flp"], "Unknown transform 'random_flp'. Did you mean random_fl"),
         (["test.rerank", "True", "rerank.method", "local_blurring"], "test.dist_metric cosine"),
+        (["train.lr_scheduler", "single_step", "train.stepsize", "[0]"], ">= 1, got [0]"),
+        (["-t", "folder", "folder.one_camera", "True", "test.rerank", "True", "test.dist_metric",
+          "cosine", "rerank.camera_normalization", "center"], "cameras would be misled"),
+        (["-t", "folder_video", "folder.one_camera", "True", "test.rerank", "True",
+          "test.dist_metric", "cosine", "rerank.method", "graph_walk",
+          "rerank.graph_walk.cross_camera", "0.5"], "rerank.graph_walk.cross_camera 1.0"),
         (["test.ranks", "[0, 5]"], "test.ranks must be whole numbers >= 1, got [0, 5]"),
         (["model.name", "spectral_osnet_x0_25", "model.attention", "[{'after': 'conv3'}]"],
          "model.attention takes entries such as"),
@@ -481,3 +487,64 @@ def test_a_folder_that_another_run_trains_in_is_refused(torchreid, tiny_options,
         assert not (tmp_path / "checkpoints").exists()
         other.communicate("x")
     assert main(run) == 0
+
+
+def test_options_behind_a_list_of_names_are_options():
+    parse = load_tool("main").parse
+    args = parse(["-s", "market1501", "-t", "market1501", "dukemtmcreid", "train.max_epoch", "1",
+                  "use_gpu", "False"])  # fmt: skip
+    assert args.targets == ["market1501", "dukemtmcreid"] and args.sources == ["market1501"]
+    assert args.opts == ["train.max_epoch", "1", "use_gpu", "False"]
+    args = parse(
+        ["--transforms", "random_flip", "data.height", "64", "--root", "x", "train.lr", "1"]
+    )
+    assert args.transforms == ["random_flip"] and args.root == "x"
+    assert args.opts == ["data.height", "64", "train.lr", "1"]
+
+
+def test_a_test_in_the_folder_of_a_training_leaves_its_metrics(
+    torchreid, tiny_options, tmp_path, caplog
+):
+    from torchreid_spectral.report.comparison import load_run
+
+    caplog.set_level("INFO")
+    run = ["--config-file", "configs/spectral_demo.yaml", *tiny_options, "data.save_dir",
+           str(tmp_path)]  # fmt: skip
+    assert main(run) == 0
+    trained = (tmp_path / "metrics.json").read_text()
+    test = [*run, "test.evaluate", "True", "model.resume", "auto", "test.flip", "True"]
+    for _ in range(2):  # the second does not take the first for a training
+        assert main(test) == 0
+        assert json.loads((tmp_path / "metrics.json").read_text())["config"]["test"]["flip"]
+        assert (tmp_path / "metrics_training.json").read_text() == trained
+    assert caplog.text.count("metrics of the training are kept in") == 1
+    assert load_run(tmp_path).metrics == json.loads(trained)["metrics"]
+    assert load_tool("compare").record_of(tmp_path) == json.loads(trained)
+    assert main(run) == 0  # which is the last word again
+    assert not (tmp_path / "metrics_training.json").exists()
+
+
+def test_open_layers_that_are_none(torchreid, tiny_options, tmp_path, capsys):
+    run = ["--config-file", "configs/spectral_demo.yaml", *tiny_options, "data.save_dir",
+           str(tmp_path), "train.fixbase_epoch", "1", "train.open_layers", "[]"]  # fmt: skip
+    assert main(run) == 2
+    assert "trains train.open_layers alone, and these are none" in capsys.readouterr().err
+
+
+def test_one_image_an_identity_is_told(torchreid, tiny_options, tmp_path, caplog):
+    run = ["--config-file", "configs/spectral_demo.yaml", *tiny_options, "data.save_dir",
+           str(tmp_path), "sampler.num_instances", "1", "train.batch_size", "8"]  # fmt: skip
+    assert main(run) == 0
+    assert "gives each identity of a batch one image" in caplog.text
+
+
+def test_visrank_of_names_that_opencv_cannot_take(tmp_path, caplog):
+    from types import SimpleNamespace
+
+    from torchreid_spectral.engine import outcome
+
+    images = [[("1_0\udcff.jpg", 1, 0)], [("1_1.jpg", 1, 1)]]
+    answers = outcome.Answers("folder", images, {}, torch.zeros(1, 2))
+    outcome.draw(SimpleNamespace(picture_queries=0), answers, str(tmp_path), 5)
+    assert "test.visrank draws nothing of folder" in caplog.text
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import logging
 from yacs.config import CfgNode
 
 from torchreid_spectral import registry
+from torchreid_spectral.config.losses import STOCK, chosen_losses
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.errors import InputError
 
@@ -32,7 +33,9 @@ def check_batches(cfg: CfgNode) -> None:
     of_identities = cfg.sampler.train_sampler in OF_IDENTITIES
     _check_division(cfg, of_identities=of_identities)
     _check_enough(cfg, of_identities=of_identities)
-    if not of_identities:
+    if of_identities:
+        _tell_instances(cfg)
+    else:
         _tell_sampler(cfg)
 
 
@@ -71,12 +74,26 @@ def _check_enough(cfg: CfgNode, *, of_identities: bool) -> None:
         )
 
 
+def _tell_instances(cfg: CfgNode) -> None:
+    """Say where no image of a batch has another of its identity."""
+    if cfg.sampler.num_instances > 1 or distributed.number_by_torchrun():
+        return
+    metrics = cfg.loss.name == "triplet" or (cfg.loss.name not in STOCK and chosen_losses(cfg)[1])
+    if _walks(cfg) or metrics:
+        logger.warning(
+            "sampler.num_instances 1 gives each identity of a batch one image: the walk finds "
+            "no other, and losses of pairs no positive one. Set it to 4 or more."
+        )
+
+
+def _walks(cfg: CfgNode) -> bool:
+    spectral = cfg.model.name.startswith(registry.PREFIX)
+    return spectral and not cfg.spectral.supervision.startswith("plain")
+
+
 def _tell_sampler(cfg: CfgNode) -> None:
     """Say where batches hold few images of each identity, on which the walk lives."""
-    walks = cfg.model.name.startswith(registry.PREFIX) and not (
-        cfg.spectral.supervision.startswith("plain")
-    )
-    if walks and not distributed.number_by_torchrun():
+    if _walks(cfg) and not distributed.number_by_torchrun():
         logger.warning(
             "sampler.train_sampler %s draws images whatever their identity: with few of each in a "
             "batch the walk mixes people. Use IdentityOnceSampler with sampler.num_instances 8.",

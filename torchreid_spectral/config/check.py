@@ -190,6 +190,16 @@ def _check_test(cfg: CfgNode) -> None:
         raise InputError(f"test.ranks must be whole numbers >= 1, got {list(ranks)}.")
     if cfg.test.evaluate and not (cfg.model.load_weights or cfg.model.resume):
         _refuse_other_weights(cfg)
+    mixing = cfg.rerank.camera_normalization != "none" or (
+        cfg.rerank.method == "graph_walk" and cfg.rerank.graph_walk.cross_camera != 1
+    )
+    own = "folder" in {name.removesuffix("_video") for name in cfg.data.targets}
+    if own and cfg.folder.one_camera and cfg.test.rerank and mixing:
+        raise InputError(
+            "folder.one_camera True gives the queries a camera of their own, so that all matches "
+            "count: re-rankers that look at cameras would be misled. Set "
+            "rerank.camera_normalization none and rerank.graph_walk.cross_camera 1.0."
+        )
     if cfg.test.visrank and not cfg.test.evaluate:
         raise InputError("test.visrank draws in tests only: set test.evaluate True with it.")
 
@@ -246,9 +256,11 @@ def _check_numbers(cfg: CfgNode) -> None:
             raise InputError(f"data.{key} must have three values, got {list(cfg.data[key])}.")
     if min(cfg.data.norm_std) <= 0:
         raise InputError(f"data.norm_std must be above 0, got {list(cfg.data.norm_std)}.")
-    if not cfg.train.stepsize and cfg.train.lr_scheduler == "single_step":
+    steps = list(cfg.train.stepsize)
+    if cfg.train.lr_scheduler == "single_step" and (not steps or steps[-1] < 1):
         raise InputError(
-            "train.lr_scheduler single_step needs an epoch in train.stepsize, got []."
+            "train.lr_scheduler single_step lowers the rate every so many epochs: train.stepsize "
+            f"must end with a number >= 1, got {steps}."
         )
 
 

@@ -18,8 +18,9 @@ from torchreid_spectral.config.build import (
 from torchreid_spectral.config.data import build_cache, leave_augmentation
 from torchreid_spectral.config.losses import STOCK, build_criterion, build_distillation
 from torchreid_spectral.engine import image, stock
+from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.engine.video import VideoSpectralEngine
-from torchreid_spectral.errors import UnknownNameError
+from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.models.spectral_net import check_open_layers
 
 __all__ = ["build_engine", "run_kwargs"]
@@ -124,7 +125,12 @@ def run_kwargs(cfg: CfgNode) -> dict[str, Any]:
 
 def _check_open_layers(cfg: CfgNode, model: nn.Module) -> None:
     """Name the layers that torchreid would stop at with an assertion, when training begins."""
-    network = model.module if isinstance(model, nn.DataParallel) else model
+    if cfg.train.fixbase_epoch and not cfg.train.open_layers:
+        raise InputError(
+            f"train.fixbase_epoch {cfg.train.fixbase_epoch} trains train.open_layers alone, and "
+            "these are none: name some, such as classifier, or set it to 0."
+        )
+    network = unwrapped(model)
     known = [name for name, _ in network.named_children()]
     used = {"open_layers": cfg.train.fixbase_epoch, "new_layers": cfg.train.staged_lr}
     for key in used:

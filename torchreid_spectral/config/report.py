@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from torchreid_spectral import registry
 from torchreid_spectral._files import write_whole
 from torchreid_spectral.config.build import build_rerank
 from torchreid_spectral.engine import ReportingMixin, distributed
+from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.inference import SpectralReID
 from torchreid_spectral.inference.weights import latest_weights
 from torchreid_spectral.report.history import read_history, seconds_a_step
@@ -108,9 +110,7 @@ def _network(engine: ReportingMixin) -> torch.nn.Module:
     if engine.average is not None:  # what is tested
         averaged: torch.nn.Module = engine.average.module
         return averaged
-    model = engine._models[engine.get_model_names()[0]]
-    network: torch.nn.Module = getattr(model, "module", model)
-    return network
+    return unwrapped(engine._models[engine.get_model_names()[0]])
 
 
 def _epochs(record: Mapping[str, Any], trained: int) -> dict[str, int]:
@@ -151,7 +151,7 @@ def _gather(cfg: CfgNode, engine: ReportingMixin, folder: Path) -> RunReport:
         facts["baseline in the embedding"] = "not drawn: it would see one frame a tracklet"
     elif cfg.report.baseline:
         baseline = ("baseline", _extractor(cfg.report.baseline))
-    walked = cfg.model.name.startswith("spectral_") and cfg.spectral.supervision == "both"
+    walked = cfg.model.name.startswith(registry.PREFIX) and cfg.spectral.supervision == "both"
     return RunReport(
         title=f"{cfg.model.name} · {folder.name}",
         tested={name: _tested(*found) for name, found in engine.tested.items()},

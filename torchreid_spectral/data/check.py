@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from torchreid_spectral.data.findings import Finding, Report, counts_of, table_of
@@ -89,16 +89,17 @@ def _names(found: Scan) -> list[Finding]:
     return [Finding("ignored", "warning", len(found.ignored), message, _some(found.ignored))]
 
 
-def _read(file: str) -> tuple[str, str]:
-    """Give the hash of a file's content, and what keeps it from being decoded."""
+def _read(file: str) -> tuple[str, str, bool]:
+    """Give the hash of a file's content, what keeps it from being decoded, and if it is turned."""
     try:
         content = Path(file).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         with Image.open(file) as image:
             as_rgb(image)
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
     except Exception as error:  # Pillow raises many kinds for a bad file
-        return "", str(error) or type(error).__name__
-    return digest, ""
+        return "", str(error) or type(error).__name__, False
+    return digest, "", turned
 
 
 def _contents(items: Sequence[Item], workers: int, progress: bool) -> list[Finding]:
@@ -114,9 +115,12 @@ def _contents(items: Sequence[Item], workers: int, progress: bool) -> list[Findi
             )
         )
     copies: dict[str, list[tuple[str, Item]]] = defaultdict(list)
-    broken = []
-    for (file, item), (digest, fault) in zip(owners, results):
-        if fault:
+    broken, missing, turned = [], [], []
+    for (file, item), (digest, fault, lying) in zip(owners, results):
+        turned += [file] if lying else []
+        if fault and not Path(file).exists():
+            missing.append(file)
+        elif fault:
             broken.append(f"{file}: {fault}")
         else:
             copies[digest].append((file, item))
@@ -124,6 +128,15 @@ def _contents(items: Sequence[Item], workers: int, progress: bool) -> list[Findi
     if broken:
         message = "files cannot be read as images: mend or remove them, or set data.on_error skip"
         findings.append(Finding("unreadable", "error", len(broken), message, _some(broken)))
+    if missing:
+        message = "files do not exist, or are links that lead nowhere: mend or remove them"
+        findings.append(Finding("missing", "error", len(missing), message, _some(missing)))
+    if turned:
+        message = (
+            "pictures are stored lying, with a note (EXIF) how to turn them, which training and "
+            "search do not look at: save them upright"
+        )
+        findings.append(Finding("turned", "warning", len(turned), message, _some(turned)))
     return findings + _duplicates([group for group in copies.values() if len(group) > 1])
 
 

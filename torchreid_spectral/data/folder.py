@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -286,7 +287,7 @@ def _rows(rows: Iterable[dict[str, str]], table: Path, found: Scan) -> Iterator[
                 f"{table.name} line {number}: split must be train, query or gallery, got {split!r}"
             )
         elif values["pid"] != "-1":
-            path = str(table.parent / Path(values["path"]).expanduser())
+            path = str(table.parent / os.path.expanduser(values["path"]))  # ~name.jpg is a file
             item = Item(path, values["pid"], values["camid"], _SPLIT_OF.get(split, ""))
             yield values.get("tracklet", ""), item
 

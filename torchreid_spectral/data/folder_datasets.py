@@ -160,8 +160,8 @@ def _check_files(items: Sequence[Item], place: Path) -> None:
     missing = [file for item in items for file in item.files if not Path(file).is_file()]
     if missing:
         raise InputError(
-            f"{place} names {len(missing)} files that do not exist, such as {missing[0]}: paths "
-            "in a CSV count from its folder."
+            f"{place} names {len(missing)} files that do not exist, such as {missing[0]}: mend or "
+            "remove links that lead nowhere; paths in a CSV count from its folder."
         )
 
 
@@ -222,8 +222,11 @@ def _numbered(items: Sequence[Item], distractors: str, one_camera: bool) -> _Num
     people = {i.pid for i in items if i.split == "train" and i.pid != distractors}
     labels = {pid: label for label, pid in enumerate(sorted(people, key=natural))}
     own = len(cameras) if one_camera else None  # of queries alone, so that all matches count
+    # From 0 on in training: torchreid adds their number to the cameras of the next source.
+    seen = sorted({i.camid for i in items if i.split == "train" and i.pid in labels}, key=natural)
+    trained = {camid: number for number, camid in enumerate(seen)}
     train = [
-        (i.path, labels[i.pid], cameras[i.camid])
+        (i.path, labels[i.pid], trained[i.camid])
         for i in items
         if i.split == "train" and i.pid in labels
     ]

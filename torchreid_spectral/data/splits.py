@@ -90,7 +90,7 @@ def propose_split(
             + camera_advice(items)
         )
     # By a hash of each name: one person more or less moves hardly anybody else.
-    testable.sort(key=lambda pid: hashlib.sha256(f"{seed}:{pid}".encode()).digest())
+    testable.sort(key=lambda pid: _hash(f"{seed}:{pid}"))
     chosen = testable[: min(wanted, len(testable), len(groups) - 2)]
     test = {pid: queries[pid] for pid in chosen} | ({distractors: set()} if distractors else {})
     return [
@@ -101,6 +101,10 @@ def propose_split(
         )
         for place, item in enumerate(items)
     ]
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()  # any bytes
 
 
 def _queries(group: Sequence[int], items: Sequence[Item], one_camera: bool) -> set[int]:

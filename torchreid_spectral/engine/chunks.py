@@ -14,7 +14,7 @@ its outputs. BatchNorm sees a chunk at a time, as on several GPUs, and counts it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from torchreid_spectral import _random
 from torchreid_spectral.engine.trees import leaves, map_tensors
+from torchreid_spectral.errors import InputError
 from torchreid_spectral.models import SpectralHead, SpectralNet
 
 __all__ = ["chunked_backward"]
@@ -52,6 +53,7 @@ def chunked_backward(
     frames = images.shape[1] if images.dim() == 5 else 1
     together = max(1, chunk_size // frames)
     chunks = images.tensor_split(-(-len(images) // together))  # of lengths that differ by one
+    _check_chunks(network, chunks, chunk_size, frames)
     kept, states = [], []
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.no_grad():
@@ -74,6 +76,23 @@ def chunked_backward(
         start += len(chunk)
     _random.restore(after)
     return value.detach()
+
+
+def _check_chunks(
+    network: nn.Module, chunks: Sequence[Tensor], chunk_size: int, frames: int
+) -> None:
+    """Refuse a single image where BatchNorm would have one value a channel."""
+    if min(map(len, chunks)) * frames > 1:
+        return
+    heads = {id(each) for head in getattr(network, "heads", ()) for each in head.modules()}
+    flat = [name for name, module in network.named_modules()
+            if isinstance(module, nn.BatchNorm1d) and module.training
+            and id(module) not in heads]  # fmt: skip
+    if flat:
+        raise InputError(
+            f"train.chunk_size {chunk_size} cuts the batch into chunks of a single image, whose "
+            f"statistics BatchNorm in {flat[0]} cannot take. Raise it."
+        )
 
 
 def _push_back(outputs: Any, gradients: list[Tensor | None], start: int) -> None:  # noqa: ANN401

@@ -195,9 +195,17 @@ def share_parameters(network: nn.Module) -> None:
 
 
 def _share(tensors: Iterable[Tensor]) -> None:
-    if world_size() > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
+    if world_size() == 1:
+        return
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    for group in groups.values():  # one broadcast a dtype: each costs a GPU more than its bytes
+        together = torch.cat([tensor.detach().reshape(-1) for tensor in group])
+        dist.broadcast(together, 0)
+        parts = together.split([tensor.numel() for tensor in group])
+        for tensor, part in zip(group, parts):
+            tensor.detach().copy_(part.view_as(tensor))
 
 
 def agree(*values: float) -> list[float]:

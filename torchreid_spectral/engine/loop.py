@@ -239,10 +239,15 @@ class LoopMixin(StepMixin):
         where = "while testing; there was nothing to save."
         if hasattr(self, "folder"):
             where = (
-                f"in epoch {self.progress.epoch + 1}; everything is saved in "
+                f"{self._place()}; everything is saved in "
                 f"{self.folder.folder}. Go on with model.resume auto."
             )
         raise Interrupted(f"Stopped by signal {signum} {where}", signum)
+
+    def _place(self) -> str:
+        done = self.progress.epoch
+        over = done >= self.max_epoch or self.progress.finished
+        return "in the final test" if over else f"in epoch {done + 1}"
 
     def _save(self, losses: Any = None, *, best: bool = False) -> None:  # noqa: ANN401
         if not hasattr(self, "folder"):  # a single epoch outside run()

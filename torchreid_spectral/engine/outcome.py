@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from torchreid_spectral import _compat
+from torchreid_spectral._run_files import METRICS, METRICS_OF_TRAINING
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.engine.results import PLAIN, TestResult, write_json
@@ -67,7 +70,12 @@ def draw(engine: TestMixin, answers: Answers, folder: str, visrank_topk: int) ->
 
 def _draw(engine: TestMixin, answers: Answers, folder: str, visrank_topk: int) -> None:
     dataset, images, views, query, _ = answers
-    if visrank_topk:
+    if visrank_topk and any(map(_unspeakable, (row[0] for part in images for row in part))):
+        logger.warning(
+            "test.visrank draws nothing of %s: the name of a file is no text, and OpenCV, which "
+            "draws, would end the program at it. Rename it.", dataset,
+        )  # fmt: skip
+    elif visrank_topk:
         distances = views[list(views)[-1]].distance_matrix(query, **answers.asked).numpy()
         for name, rows in folders_of_pictures([row[0] for row in images[0]]).items():
             _compat.load().utils.visualize_ranked_results(
@@ -86,8 +94,16 @@ def _draw(engine: TestMixin, answers: Answers, folder: str, visrank_topk: int) -
         logger.info("Ranked lists drawn to %s", path)
 
 
+def _unspeakable(path: Any) -> bool:  # noqa: ANN401 (of a tracklet several)
+    """Say whether the operating system's bytes of a name are no UTF-8."""
+    names = (path,) if isinstance(path, str) else path
+    return any("\udc80" <= letter <= "\udcff" for name in names for letter in str(name))
+
+
 def save_metrics(engine: TestMixin, result: TestResult, folder: str, ranks: Sequence[int]) -> None:
     """Write ``metrics.json``: a result with what it was made by; and the whitening beside it.
+
+    A test in the folder of a training leaves that's own in ``metrics_training.json``.
 
     Args:
         engine: After its test.
@@ -104,11 +120,23 @@ def save_metrics(engine: TestMixin, result: TestResult, folder: str, ranks: Sequ
         "seconds": dict(result.seconds) | {"total": time.perf_counter() - engine._started},
         **engine.provenance,
     }
-    path = Path(folder) / "metrics.json"
+    path, kept = Path(folder) / METRICS, Path(folder) / METRICS_OF_TRAINING
+    if not training and _is_of_training(path):
+        os.replace(path, kept)
+        logger.info("The metrics of the training are kept in %s", kept)
     if engine.whitening is not None:
         save_whitening(Path(folder), *engine.whitening.fitted, engine.tested_weights)
     write_json(metrics, path)
+    if training:
+        kept.unlink(missing_ok=True)
     logger.info("Metrics saved to %s", path)
+
+
+def _is_of_training(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def log_metrics(dataset: str, view: str, metrics: RankingMetrics, ranks: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ accumulation and several processes work for all of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -31,6 +32,8 @@ from torchreid_spectral.functional._precision import (
 from torchreid_spectral.models.layout import flattening
 
 __all__ = ["StepMixin", "unwrapped"]
+
+logger = logging.getLogger(__name__)
 
 
 class StepMixin(TorchreidEngine):
@@ -128,6 +131,11 @@ class StepMixin(TorchreidEngine):
         options = self.options
         if options.amp == "fp16" and not self.use_gpu:
             raise InputError("train.amp fp16 needs a GPU; on a CPU use bf16 or off.")
+        if options.amp == "bf16" and self.use_gpu and not _knows_bfloat16():
+            logger.warning(
+                "This GPU has no bfloat16 of its own: train.amp bf16 is emulated and slow. "
+                "Use fp16, or off."
+            )
         copies = len(getattr(self.model, "device_ids", ()))
         for key, forbidden in (("amp bf16", options.amp == "bf16"), ("compile", options.compile),
                                ("chunk_size", options.chunk_size)):  # fmt: skip
@@ -228,6 +236,10 @@ class StepMixin(TorchreidEngine):
     def _autocast(self, enabled: bool = True) -> Any:  # noqa: ANN401
         device = "cuda" if self.use_gpu else "cpu"
         return mixed_precision(device, self.options.amp, enabled=enabled)
+
+
+def _knows_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -71,8 +71,14 @@ def euclidean_distance(
 def _squared(x: Tensor, y: Tensor) -> Tensor:
     with full_precision(x):
         x, y = at_least_float32(x), at_least_float32(y)
-        squares = x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]
+        squares = _squared_lengths(x)[..., :, None] + _squared_lengths(y)[..., None, :]
         return squares.sub(x @ y.mT, alpha=2).clamp_min(0)
+
+
+def _squared_lengths(x: Tensor) -> Tensor:
+    if x.requires_grad:
+        return x.square().sum(-1)
+    return torch.linalg.vector_norm(x, dim=-1).square()  # without a copy of a whole gallery
 
 
 def prepared_rows(x: Float[Tensor, "*batch N D"], metric: str) -> Float[Tensor, "*batch N D"]:

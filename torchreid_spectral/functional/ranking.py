@@ -41,15 +41,17 @@ def top_k(
     if k == distances.shape[-1]:
         values, columns = distances.sort(dim=-1, stable=True)
         return columns, values
-    values, columns = _smallest(distances, k + 1)
-    tied = values[..., k - 1] == values[..., k]
-    values, columns = values[..., :k], columns[..., :k]
-    if tied.any():
-        ordered = distances[tied].sort(dim=-1, stable=True)
-        values[tied], columns[tied] = ordered.values[..., :k], ordered.indices[..., :k]
-    columns, by_column = columns.sort(dim=-1)
-    values, by_value = values.gather(-1, by_column).sort(dim=-1, stable=True)
-    return columns.gather(-1, by_value), values
+    with torch.no_grad():
+        values, columns = _smallest(distances, k + 1)
+        tied = values[..., k - 1] == values[..., k]
+        values, columns = values[..., :k], columns[..., :k]
+        if tied.any():
+            ordered = distances[tied].sort(dim=-1, stable=True)
+            values[tied], columns[tied] = ordered.values[..., :k], ordered.indices[..., :k]
+        columns, by_column = columns.sort(dim=-1)
+        values, by_value = values.gather(-1, by_column).sort(dim=-1, stable=True)
+        columns = columns.gather(-1, by_value)
+    return columns, distances.gather(-1, columns) if distances.requires_grad else values
 
 
 def _smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -63,7 +64,8 @@ def cosine_similarity(
     with full_precision(x):
         left = unit_rows(x)
         right = left if y is None else unit_rows(y)
-        similarity = left @ right.mT
+        dtype = torch.promote_types(left.dtype, right.dtype)
+        similarity = left.to(dtype) @ right.to(dtype).mT
     return as_given(similarity, x)
 
 

@@ -116,9 +116,12 @@ def softmax_transition(
     Raises:
         ValueError: If an option is out of range, or a node has nowhere to go.
     """
-    # A learned temperature on a GPU is positive by construction: asking would stall the queue.
-    on_gpu = isinstance(temperature, Tensor) and temperature.is_cuda
-    if not on_gpu and not temperature > 0:
+    # A learned temperature is positive by construction: asking would stall a GPU's queue, and cut
+    # what torch.compile puts together.
+    learned = isinstance(temperature, Tensor) and (
+        temperature.requires_grad or temperature.is_cuda
+    )
+    if not learned and not temperature > 0:
         raise ValueError(f"temperature must be positive, got {float(temperature)}.")
     _check_graph(similarity, top_k, mutual, normalization)
     with full_precision(similarity):

@@ -99,11 +99,13 @@ def whiten(
         matrix: :math:`M`, of :func:`whitening_matrix`.
 
     Returns:
-        The whitened features in the dtype of ``features``, computed in that of ``matrix``.
+        The whitened features in the dtype of ``features``, of whole numbers in that of ``matrix``,
+        in which it is computed.
     """
     with full_precision(features):
         centred = features.to(matrix) - mean.to(matrix)
-        return (centred @ matrix.mT).to(features)
+        whitened = centred @ matrix.mT
+        return whitened.to(features) if features.is_floating_point() else whitened
 
 
 def _means(features: Tensor, labels: Tensor) -> Tensor:

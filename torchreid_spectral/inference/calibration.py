@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from torchreid_spectral._files import write_text
 from torchreid_spectral.errors import InputError, UnknownNameError
-from torchreid_spectral.functional.distance import METRICS
+from torchreid_spectral.functional.distance import METRICS, PREPARED_METRICS, prepared_rows
 from torchreid_spectral.rerank._inputs import as_features
 
 __all__ = ["Calibration", "Labels", "calibrate", "pair_distances", "plain"]
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 Labels = Sequence[Any] | NDArray[Any] | torch.Tensor
 MAX_IMAGES = 20_000
+_ROWS = 256  # compared with all others at once
 
 
 @dataclass(frozen=True)
@@ -187,13 +188,16 @@ def pair_distances(
     cameras = None if camids is None else np.asarray(camids)
     if cameras is not None and len({str(camera) for camera in cameras}) == 1:
         cameras = None
-    tensor, same, different = torch.from_numpy(features), [], []
-    for row in range(len(features) - 1):
-        block = METRICS[metric](tensor[row : row + 1], tensor[row + 1 :])[0].numpy()
-        alike = people[row + 1 :] == people[row]
-        counted = np.ones(len(block), bool) if cameras is None else (
-            cameras[row + 1 :] != cameras[row]
-        )  # fmt: skip
+    compare = PREPARED_METRICS[metric] if metric == "cosine" else METRICS[metric]
+    tensor = prepared_rows(torch.from_numpy(features), metric)
+    same, different = [], []
+    for first in range(0, len(features), _ROWS):
+        rows, others = slice(first, first + _ROWS), slice(first, None)
+        block = compare(tensor[rows], tensor[others]).numpy()
+        counted = np.triu(np.ones(block.shape, dtype=bool), k=1)  # each pair once
+        if cameras is not None:
+            counted &= cameras[rows, None] != cameras[None, others]
+        alike = people[rows, None] == people[None, others]
         same.append(block[alike & counted])
         different.append(block[~alike & counted])
     nothing = np.empty(0, dtype=np.float32)

@@ -22,7 +22,8 @@ class CirclePairLoss(MetricLoss):
               \sum_p e^{-\gamma [1 + m - s_{ip}]_+ (s_{ip} - 1 + m)}\Bigr]
 
     The same formula as :class:`~torchreid_spectral.losses.CircleLoss`, with the images of the
-    batch in the place of the classifier's weights.
+    batch in the place of the classifier's weights; the mean is over images that have both another
+    of their identity and one of another in the batch.
 
     Args:
         margin: m, in [0, 1]; 0.25 in the paper's person re-identification.

@@ -96,4 +96,12 @@ def nearest(distances: Floats, k: int) -> Indices:
     Returns:
         ``(N, min(k, M))``.
     """
-    return np.argsort(distances, axis=1, kind="stable")[:, :k]
+    if k >= distances.shape[1]:
+        return np.argsort(distances, axis=1, kind="stable")
+    columns = np.sort(np.argpartition(distances, k - 1, axis=1)[:, :k], axis=1)
+    values = np.take_along_axis(distances, columns, axis=1)
+    tied = (distances <= values.max(axis=1, keepdims=True)).sum(axis=1) > k  # at the k-th place
+    order = np.argsort(values, axis=1, kind="stable")
+    found = np.take_along_axis(columns, order, axis=1)
+    found[tied] = np.argsort(distances[tied], axis=1, kind="stable")[:, :k]
+    return found

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from torchreid_spectral._run_files import training_metrics
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.report.history import read_history, seconds_a_step
 
@@ -105,7 +106,7 @@ def load_run(folder: Path) -> Run:
     Raises:
         InputError: If it has no readable ``metrics.json``.
     """
-    path = folder / "metrics.json"
+    path = training_metrics(folder)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Run(

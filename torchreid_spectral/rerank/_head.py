@@ -83,4 +83,4 @@ class HeadReranker(Reranker):
 
     def _chunk_memory(self, rows: int, count: int, width: int) -> int:
         k = min(self.k, count)
-        return 12 * rows * count + 8 * rows * k * (width + 3 * k)
+        return 12 * rows * count + 4 * rows * k * (3 * width + 6 * k)

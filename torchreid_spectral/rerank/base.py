@@ -43,7 +43,8 @@ class Reranker(ABC):
         search: How neighbours are found: ``exact``, ``faiss_flat``, ``faiss_ivf``, ``faiss_hnsw``
             or a :class:`~torchreid_spectral.search.Search` with options of its own.
         metric: Of the search.
-        chunk_size: Queries handled at once; bounds the memory and does not change the result.
+        chunk_size: Queries handled at once; bounds the memory and does not change the result, but
+            for the order of what is equal up to rounding.
         progress: Show a bar with the time left for work that takes long, on terminals only.
         camera_normalization: ``none``, ``center`` or ``standardize``: take each camera's mean (and
             deviation) over the gallery out of the features, which are scaled to unit length, see

@@ -66,7 +66,9 @@ class GraphWalk(JointReranker):
     r"""Compare images by where random walkers from them go.
 
     All queries of one call and the gallery are nodes of one graph, unless ``inductive``.
-    ``chunk_size`` changes nothing. Distances are in [0, 2] up to rounding.
+    ``chunk_size`` changes nothing, but for the order of what is equal up to rounding (copies,
+    features of few whole numbers). Distances are in [0, 2] up to rounding; walked ``scores`` with
+    ``symmetric`` normalization, whose rows sum to more than one at hubs, may be far below.
 
     Degenerate inputs: ``k >= N`` makes all images neighbours. An image is its own first neighbour,
     before its duplicates. A zero vector has cosine zero with everything.
@@ -254,7 +256,9 @@ class GraphWalk(JointReranker):
         lists, edges = 28 * nodes * min(self._depth, nodes), 24 * nodes * min(self.k, nodes)
         # How many images a longer walk reaches is known when there is a graph.
         reached = 16 * nodes * min(self.k, nodes)
-        walked = reached if self.walked == "distributions" else 24 * nodes * width
+        # Features: all states of the walk, or what its limit is solved with in float64.
+        states = 15 if math.isinf(self.steps) else 6 + self.steps
+        walked = reached if self.walked == "distributions" else int(4 * nodes * width * states)
         # Products of which some rows are there at a time: averages, and neighbours in common.
         averaged = self.k * self.num_averaged if self.walked == "distributions" else 0
         common = self.k**2 if self.weights == "jaccard" else 0

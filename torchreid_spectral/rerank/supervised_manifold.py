@@ -17,7 +17,12 @@ probe and its neighbours        node 0, then the nearest k                    ``
 .. math:: A_{t+1} = \alpha \, P A_t P^T + (1 - \alpha) \, L
 
 One entry of A is a node of the tensor-product graph, so the two products walk both ends of a pair.
-The probe's row of A orders its neighbours.
+The probe's row of A orders its neighbours; A is symmetric, and that row alone is computed:
+
+.. math:: A_T e_0 = \alpha^T P^T L \, (P^\top)^T e_0
+          + (1 - \alpha) \sum_{t < T} \alpha^t P^t L \, (P^\top)^t e_0
+
+by products of P with vectors, the sum from its last term on.
 
 Note:
     The paper's graph holds the probe and the whole gallery; here, so that the memory is bounded,
@@ -120,22 +125,26 @@ class SupervisedManifold(HeadReranker):
         nodes = torch.cat([query[:, None], self._search.rows(near)], dim=1)
         transition = transition_matrix(nodes, temperature=self.temperature)
         target = self._target(near, nodes)
-        affinity = target
+        probe = torch.zeros_like(nodes[:, :, :1])
+        probe[:, 0] = 1
+        spread = [probe]  # P^T to the power of t, of the probe
         for _ in range(self.rounds):
-            spread = transition @ affinity @ transition.mT
-            affinity = self.alpha * spread + (1 - self.alpha) * target
+            spread.append(transition.mT @ spread[-1])
+        known = [each if target is None else target @ each for each in spread]
+        affinity = known.pop()
+        for each in reversed(known):
+            affinity = self.alpha * (transition @ affinity) + (1 - self.alpha) * each
         tiny = torch.finfo(affinity.dtype).tiny
-        return -affinity[:, 0, 1:].clamp_min(tiny).log()  # the order, of the smallest too
+        return -affinity[:, 1:, 0].clamp_min(tiny).log()  # the order, of the smallest too
 
-    def _target(self, near: Tensor, nodes: Tensor) -> Tensor:
-        """Give L: the probe is known to be itself only."""
-        target = torch.eye(nodes.shape[1], dtype=nodes.dtype, device=nodes.device)
-        target = target.expand(len(nodes), -1, -1)
+    def _target(self, near: Tensor, nodes: Tensor) -> Tensor | None:
+        """Give L, the probe known to be itself only; nothing where it is the identity."""
         if self._identities is None:
-            return target
+            return None
         identities = self._identities.to(near.device)[near]
         same = (identities[:, :, None] == identities[:, None, :]) & (identities[:, :, None] >= 0)
-        target = target.clone()
+        target = torch.eye(nodes.shape[1], dtype=nodes.dtype, device=nodes.device)
+        target = target.repeat(len(nodes), 1, 1)
         target[:, 1:, 1:] = torch.maximum(target[:, 1:, 1:], same.to(target.dtype))
         return target
 
