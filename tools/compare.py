@@ -175,15 +175,15 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
 
 def record_of(folder: Path) -> dict[str, Any]:
     """Read what a run says of itself: its metrics, or before any test its checkpoint."""
-    from torchreid_spectral._run_files import training_metrics
-    from torchreid_spectral.engine.checkpoints import FOLDER, CheckpointFolder
+    from torchreid_spectral._run_files import CHECKPOINTS, training_metrics
+    from torchreid_spectral.engine.checkpoints import CheckpointFolder
 
     try:
         found: dict[str, Any] = json.loads(training_metrics(folder).read_text(encoding="utf-8"))
         return found
     except (OSError, ValueError):
         try:
-            checkpoint = CheckpointFolder(folder / FOLDER).latest()
+            checkpoint = CheckpointFolder(folder / CHECKPOINTS).latest()
         except InputError:  # the run itself says what is wrong with it
             return {}
         return {} if checkpoint is None else {"config": checkpoint.state.get("config")}

@@ -16,6 +16,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_spectral import _compat, registry
+from torchreid_spectral._run_files import STATE, WEIGHTS
 from torchreid_spectral.config import build, engines
 from torchreid_spectral.data.catalog import missing_message
 from torchreid_spectral.engine import distributed
@@ -269,4 +270,4 @@ def is_own(path: str) -> bool:
     Returns:
         Whether it is this package's.
     """
-    return path.endswith((".safetensors", ".state.pt"))
+    return path.endswith((WEIGHTS, STATE))

@@ -8,10 +8,11 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from torchreid_spectral._run_files import CHECKPOINTS, last_weights
 from torchreid_spectral.config.assemble import is_own, require_file, to_dict
 from torchreid_spectral.config.merging import leaves
 from torchreid_spectral.engine import ReportingMixin, distributed
-from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder, aside
+from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder, aside
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.errors import InputError
 
@@ -34,8 +35,9 @@ def resume_own(cfg: CfgNode, engine: ReportingMixin) -> None:
         InputError: If the checkpoint is missing or does not fit.
     """  # noqa: DOC502
     given = cfg.model.resume
-    folder = Path(cfg.data.save_dir) / FOLDER
-    if not given and not cfg.test.evaluate and (folder / "last.safetensors").is_file():
+    folder = Path(cfg.data.save_dir) / CHECKPOINTS
+    last = last_weights(Path(cfg.data.save_dir))
+    if not given and not cfg.test.evaluate and last.is_file():
         say(f"{folder} holds the checkpoints of an earlier run: {aside(folder).name} is where "
             "they go. To go on from them instead: model.resume auto.")  # fmt: skip
     if given != "auto" and not is_own(given):
@@ -72,7 +74,7 @@ def resume_own(cfg: CfgNode, engine: ReportingMixin) -> None:
 def _read_own(cfg: CfgNode) -> Checkpoint | None:
     """Load the checkpoint that ``model.resume`` asks for; None where there is none yet."""
     if cfg.model.resume == "auto":
-        return CheckpointFolder(Path(cfg.data.save_dir) / FOLDER).latest()
+        return CheckpointFolder(Path(cfg.data.save_dir) / CHECKPOINTS).latest()
     path = Path(cfg.model.resume).expanduser()
     require_file("model.resume", str(path))
     return CheckpointFolder(path.parent).load(path.name.split(".")[0])

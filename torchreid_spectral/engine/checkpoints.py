@@ -37,14 +37,13 @@ from torch import Tensor
 from torchreid_spectral import _compat
 from torchreid_spectral._checkpoint_files import plain
 from torchreid_spectral._files import sweep, write_bytes, write_whole
+from torchreid_spectral._run_files import AVERAGED, STATE, WEIGHTS
 from torchreid_spectral.errors import InputError, RunError
 
-__all__ = ["FOLDER", "Checkpoint", "CheckpointFolder", "aside"]
+__all__ = ["Checkpoint", "CheckpointFolder", "aside"]
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
-_STATE, _WEIGHTS, _AVERAGED = ".state.pt", ".safetensors", ".ema.safetensors"
 _FORMAT = 1
 
 
@@ -105,7 +104,7 @@ class CheckpointFolder:
             if best:
                 self._keep("last", "best")
         except OSError as error:
-            before = (self.folder / "last.safetensors").is_file()
+            before = (self.folder / f"last{WEIGHTS}").is_file()
             remedy = (
                 "The one before it is intact: make room or mend the permissions, and go on with "
                 "model.resume auto."
@@ -124,7 +123,7 @@ class CheckpointFolder:
         Raises:
             RunError: If it cannot be moved.
         """
-        if not any(self.folder.glob(f"*{_STATE}")):
+        if not any(self.folder.glob(f"*{STATE}")):
             return
         try:
             if aside(self.folder).is_dir():
@@ -148,7 +147,7 @@ class CheckpointFolder:
         """
         first: InputError | None = None
         for name in ("last", "previous"):
-            if not (self.folder / f"{name}{_WEIGHTS}").exists():
+            if not (self.folder / f"{name}{WEIGHTS}").exists():
                 continue
             try:
                 found = self.load(name)
@@ -176,8 +175,8 @@ class CheckpointFolder:
         Raises:
             InputError: If a file is missing, truncated, foreign, of another save, or unsafe.
         """
-        state = self._read_state(self.folder / f"{name}{_STATE}")
-        parts: dict[str, Mapping[str, Tensor]] = {_AVERAGED: {}}
+        state = self._read_state(self.folder / f"{name}{STATE}")
+        parts: dict[str, Mapping[str, Tensor]] = {AVERAGED: {}}
         for suffix, expected in state["sha256"].items():
             path = self.folder / f"{name}{suffix}"
             try:
@@ -186,12 +185,12 @@ class CheckpointFolder:
                 raise InputError(f"{path} cannot be read: {error.strerror}.") from error
             if hashlib.sha256(content).hexdigest() != expected:
                 raise InputError(
-                    f"{path} does not belong to {name}{_STATE}: it is truncated, or from another "
+                    f"{path} does not belong to {name}{STATE}: it is truncated, or from another "
                     "save. Copy both files anew, or take another checkpoint of the folder."
                 )
             parts[suffix] = safetensors.torch.load(content)
-        weights = str(self.folder / f"{name}{_WEIGHTS}")
-        return Checkpoint(parts[_WEIGHTS], parts[_AVERAGED], state, weights)
+        weights = str(self.folder / f"{name}{WEIGHTS}")
+        return Checkpoint(parts[WEIGHTS], parts[AVERAGED], state, weights)
 
     def _read_state(self, path: Path) -> dict[str, Any]:
         if not path.is_file():
@@ -206,7 +205,7 @@ class CheckpointFolder:
 
     def _keep(self, source: str, target: str) -> None:
         """Let ``target`` be what ``source`` is; files are replaced, never changed, so links do."""
-        for suffix in (_WEIGHTS, _AVERAGED, _STATE):
+        for suffix in (WEIGHTS, AVERAGED, STATE):
             path, kept = self.folder / f"{source}{suffix}", self.folder / f"{target}{suffix}"
             if path.exists():
                 write_whole(kept, lambda temporary, path=path: _link(path, temporary))  # type: ignore[misc]
@@ -214,13 +213,13 @@ class CheckpointFolder:
 
 def _files_of(checkpoint: Checkpoint, best: bool) -> dict[str, bytes]:
     """Give the content of each file by its suffix, in the order of writing."""
-    parts = {_AVERAGED: checkpoint.averaged, _WEIGHTS: checkpoint.weights}
+    parts = {AVERAGED: checkpoint.averaged, WEIGHTS: checkpoint.weights}
     files = {name: safetensors.torch.save(_plain(part)) for name, part in parts.items() if part}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     buffer = io.BytesIO()
     own = {"format": _FORMAT, "sha256": hashes, "is_best": best}
     torch.save(plain({**checkpoint.state, **own}), buffer)
-    return {_STATE: buffer.getvalue(), **files}
+    return {STATE: buffer.getvalue(), **files}
 
 
 def _link(source: Path, target: Path) -> None:

@@ -19,10 +19,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from torchreid_spectral import _compat, _random
+from torchreid_spectral._run_files import CHECKPOINTS, WEIGHTS
 from torchreid_spectral.data.images import ImageReader
 from torchreid_spectral.data.loading import EpochLoader
 from torchreid_spectral.engine import distributed, scalars
-from torchreid_spectral.engine.checkpoints import FOLDER, Checkpoint, CheckpointFolder
+from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
 from torchreid_spectral.engine.faults import Interrupted, StopSignals
 from torchreid_spectral.engine.progress import (
     Progress,
@@ -115,7 +116,7 @@ class LoopMixin(StepMixin):
 
     def _fit(self, save_dir: str, start_epoch: int, tests: dict[str, Any], **how: Any) -> None:  # noqa: ANN401
         """Train from where the run stands to the last epoch, with the tests in between."""
-        self.folder = CheckpointFolder(Path(save_dir) / FOLDER)
+        self.folder = CheckpointFolder(Path(save_dir) / CHECKPOINTS)
         self.prepare_step()
         if self._rng is None:
             distributed.first_result(self.folder.set_aside)
@@ -259,7 +260,7 @@ class LoopMixin(StepMixin):
         checkpoint = snapshot(self, meters)
         # nobody goes on, or ends, before it is written
         distributed.first_result(lambda: self.folder.save(checkpoint, best=best))
-        self.guard.checkpoint = str(self.folder.folder / "last.safetensors")
+        self.guard.checkpoint = str(self.folder.folder / f"last{WEIGHTS}")
 
 
 class Bar:

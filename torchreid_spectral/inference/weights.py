@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchreid_spectral._run_files import AVERAGED, STATE, WEIGHTS, last_weights
+from torchreid_spectral._run_files import METRICS as METRICS_FILE
 from torchreid_spectral.errors import InputError, UnknownNameError
 from torchreid_spectral.functional.distance import METRICS
 from torchreid_spectral.models import SpectralOptions
@@ -159,7 +161,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
     from torchreid_spectral import _compat
 
     found: Any = None
-    if path.suffix == ".safetensors":
+    if path.suffix == WEIGHTS:
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -167,8 +169,8 @@ def read_config(path: Path) -> dict[str, Any] | None:
                 found = json.loads((file.metadata() or {}).get("config", "null"))
         except SafetensorError as error:
             raise InputError(f"{path} is not a safetensors file: {error}") from error
-        state = path.with_name(path.name.removesuffix(".safetensors").removesuffix(".ema")
-                               + ".state.pt")  # fmt: skip
+        name = path.name.removesuffix(AVERAGED).removesuffix(WEIGHTS)
+        state = path.with_name(f"{name}{STATE}")
         if found is None and state.is_file():
             found = _find_config(_compat.load_checkpoint(state))
     for folder in list(path.resolve().parents)[:3]:
@@ -189,7 +191,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: If the file is broken.
     """
-    path = folder / "metrics.json"
+    path = folder / METRICS_FILE
     if not path.is_file():
         return {}
     try:
@@ -212,9 +214,9 @@ def latest_weights(folder: Path) -> Path:
     Raises:
         InputError: If there are none.
     """
-    last = folder / "checkpoints" / "last.safetensors"
+    last = last_weights(folder)
     if last.is_file():
-        averaged = last.with_name("last.ema.safetensors")
+        averaged = last_weights(folder, AVERAGED)
         return averaged if averaged.is_file() and _is_listed(averaged) else last
     found = {int(path.name.rpartition("-")[2]): path for path in folder.glob("*/model.pth.tar-*")
              if path.name.rpartition("-")[2].isdigit()}  # fmt: skip
@@ -227,9 +229,9 @@ def _is_listed(averaged: Path) -> bool:
     """Say whether the last save wrote it; without an average an earlier run's may lie there."""
     from torchreid_spectral import _compat
 
-    state = averaged.with_name("last.state.pt")
+    state = averaged.with_name(averaged.name.removesuffix(AVERAGED) + STATE)
     content = _compat.load_checkpoint(state) if state.is_file() else {}
-    return ".ema.safetensors" in content.get("sha256", {})
+    return AVERAGED in content.get("sha256", {})
 
 
 def fingerprint(model: nn.Module, settings: Settings) -> str:
