@@ -23,6 +23,7 @@ from typing import Any
 from losses_compare import config, load_tool  # beside this file, as the next
 from market1501_rows import CAMERAS, FLIPPED, METHODS, measure, setting
 
+from torchreid_spectral._run_files import training_metrics
 from torchreid_spectral.engine.results import provenance, write_json
 from torchreid_spectral.errors import InputError
 
@@ -313,7 +314,7 @@ def read_rows(path: Path) -> dict[str, Any]:
 
 def differs(row: dict[str, Any], folder: Path) -> bool:
     """Say whether a row is of another training than the folder's."""
-    saved = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    saved = json.loads(training_metrics(folder).read_text(encoding="utf-8"))
     feature = saved["config"]["spectral"]["test_feature"]
     return (row["commit"], row.get("tested")) != (saved["commit"], setting(feature))
 

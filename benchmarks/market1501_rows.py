@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchreid_spectral._run_files import training_metrics
 from torchreid_spectral.evaluation import evaluate_blocks
 from torchreid_spectral.rerank import build_reranker
 
@@ -48,7 +49,7 @@ def measure(
     from torchreid_spectral.inference import SpectralReID
     from torchreid_spectral.report.history import read_history, seconds_a_step
 
-    saved = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    saved = json.loads(training_metrics(folder).read_text(encoding="utf-8"))
     history = read_history(folder)
     reid = SpectralReID(folder, batch_size=128)
     metrics, seconds = {}, {}

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from rerank import SENSITIVITY
 from rerank_rows import features as read_features
 
+from torchreid_spectral._run_files import training_metrics
 from torchreid_spectral.engine.results import provenance, write_json
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import evaluate_blocks
@@ -109,7 +110,7 @@ def load(network: str, args: argparse.Namespace) -> tuple[str, Data, dict[str, A
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read what a training's metrics.json says of model, steps and commit."""
-    saved = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    saved = json.loads(training_metrics(folder).read_text(encoding="utf-8"))
     config = saved["config"]
     train = {"epochs": saved["epochs"], "seed": config["train"]["seed"],
              "weights": Path(config["model"]["load_weights"]).name or "random"}  # fmt: skip

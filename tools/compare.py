@@ -160,8 +160,11 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
         return False
     # a key that came later had its default, one that moved keeps its value
     had = dict(leaves(merged_config(saved["config"])))
+    free = set(FREE_KEYS)
+    if had["test.whitening"] == config["test.whitening"] == "none":  # its options change nothing
+        free |= {key for key in config if key.startswith("test.whitening_")}
     differing = sorted(key for key, value in config.items()
-                       if key not in FREE_KEYS and had[key] != value)  # fmt: skip
+                       if key not in free and had[key] != value)  # fmt: skip
     if differing:
         key = differing[0]
         raise InputError(

@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> Any:
 
     import torchreid_spectral as ts
     from torchreid_spectral import _compat
+    from torchreid_spectral._locks import alone_in_run
     from torchreid_spectral.config import build, engines, report
     from torchreid_spectral.config.assemble import arithmetic, assemble, set_backends
     from torchreid_spectral.config.check import check_config
@@ -102,7 +103,14 @@ def run(args: argparse.Namespace) -> Any:
         torchreid.utils.set_random_seed(cfg.train.seed)
         kind = "test" if cfg.test.evaluate else "train"
         log = Path(cfg.data.save_dir) / f"{kind}.log{time.strftime('-%Y-%m-%d-%H-%M-%S')}"
-        with tee(Path(os.devnull), silent=True) if rank else tee(log), build.active_defaults(cfg):
+        with (
+            tee(Path(os.devnull), silent=True) if rank else tee(log),
+            build.active_defaults(cfg),
+            contextlib.ExitStack() as held,
+        ):
+            if not cfg.test.evaluate:  # before anything of another run's is touched
+                alone = alone_in_run(cfg.data.save_dir)
+                distributed.first_result(lambda: held.enter_context(alone))
             print(f"Show configuration\n{cfg}\n")
             set_backends(cfg)
             commit = commit_of_tool(__file__, os.path.dirname(ts.__file__))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torchreid_spectral._exit import exit_status
 from torchreid_spectral._files import show_any_name
+from torchreid_spectral._run_files import training_metrics
 from torchreid_spectral.errors import InputError
 
 
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> Path | None:
     from torchreid_spectral.inference.weights import latest_weights
 
     try:
-        saved = json.loads((args.folder / "metrics.json").read_text(encoding="utf-8"))
+        saved = json.loads(training_metrics(args.folder).read_text(encoding="utf-8"))
         cfg = merged_config(saved["config"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{args.folder} is no log folder of a run ({error!r}).") from error

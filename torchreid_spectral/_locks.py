@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +20,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
     import msvcrt
 
-__all__ = ["NAME", "alone_in"]
+__all__ = ["NAME", "alone_in", "alone_in_run"]
+
+logger = logging.getLogger(__name__)
 
 NAME = ".in_use"
 """Of the file that is locked; it is removed with the lock."""
@@ -57,15 +60,36 @@ def alone_in(folder: Path, remedy: str, *, wait: bool = False) -> Iterator[None]
         yield
     finally:
         _HERE.discard(place)
-        if os.name == "nt":  # which removes no file that is open
+        if os.name == "nt":  # which removes no file that is open, here or elsewhere
             file.close()
-        (Path(place) / NAME).unlink(missing_ok=True)
+        with suppress(OSError):
+            (Path(place) / NAME).unlink()
         file.close()
 
 
+def alone_in_run(save_dir: str | Path) -> AbstractContextManager[None]:
+    """Keep other trainings out of a run's folder, see :func:`alone_in`.
+
+    Args:
+        save_dir: Of the run.
+
+    Returns:
+        A context for the training.
+    """
+    remedy = "One run a folder: wait for it, or choose another data.save_dir."
+    return alone_in(Path(save_dir), remedy)
+
+
 def _locked(path: Path, remedy: str, wait: bool) -> IO[str]:
+    told = False
     while True:
-        file = path.open("a+", encoding="utf-8")
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except PermissionError:
+            if os.name != "nt" or not path.exists():  # there a file that is being removed
+                raise
+            time.sleep(0.05)
+            continue
         try:
             _lock(file)
         except OSError as error:
@@ -74,6 +98,9 @@ def _locked(path: Path, remedy: str, wait: bool) -> IO[str]:
                 file.close()
                 if not wait:
                     raise InputError(f"{path.parent} is in use by {other}. {remedy}") from error
+                if not told:
+                    logger.info("Waiting for %s, which is in %s", other, path.parent)
+                told = True
                 time.sleep(0.05)
                 continue
         try:

@@ -260,7 +260,8 @@ def _evaluate_rank(
     q_camids: Any,  # noqa: ANN401
     g_camids: Any,  # noqa: ANN401
     max_rank: int = 50,
-    **options: Any,  # noqa: ANN401
+    use_metric_cuhk03: bool = False,
+    use_cython: bool = True,
 ) -> Any:  # noqa: ANN401
     """Evaluate as torchreid's ``evaluate_rank``, with a CMC of ``max_rank`` in any case."""
     # torchreid's engines print ranks up to 20, and fail where the gallery has fewer images.
@@ -268,7 +269,8 @@ def _evaluate_rank(
 
     from torchreid_spectral.evaluation import evaluate_rank
 
-    cmc, mean = evaluate_rank(distmat, q_pids, g_pids, q_camids, g_camids, max_rank, **options)
+    ids = q_pids, g_pids, q_camids, g_camids
+    cmc, mean = evaluate_rank(distmat, *ids, max_rank, use_metric_cuhk03, use_cython)
     return np.pad(cmc, (0, max(0, max_rank - len(cmc))), mode="edge"), mean
 
 

@@ -129,6 +129,19 @@ def test_who_opens_the_run_has_the_features_of_its_test(
         SpectralReID(tmp_path / "run", device="cpu")
 
 
+def test_the_last_test_says_whether_features_are_whitened(torchreid, tiny_options, tmp_path):
+    from torchreid_spectral.inference import open_model
+
+    run(tiny_options, tmp_path)
+    test = ["test.evaluate", "True", "model.resume", "auto"]
+    assert not open_model(tmp_path)[1].whitening
+    run(tiny_options, tmp_path, *test, "test.whitening", "zca")
+    assert open_model(tmp_path)[1].whitening
+    assert not open_model(tmp_path, whitening=False)[1].whitening
+    run(tiny_options, tmp_path, *test)
+    assert not open_model(tmp_path)[1].whitening and not (tmp_path / FILE).exists()
+
+
 @pytest.mark.parametrize("form", ["onnx", "torchscript"])
 def test_what_is_exported_whitens(torchreid, tmp_path, form):
     import torchreid_spectral as ts

@@ -81,7 +81,7 @@ def test_cuhk03_metric_with_the_same_draws(torchreid, monkeypatch, seed):
 def test_torchreid_uses_it(torchreid):
     ids = np.array([7]), np.array([1, 7, 7]), np.array([0]), np.array([1, 1, 2])
     distances = np.array([[0.1, 0.2, 0.3]])
-    cmc, mean = torchreid.metrics.evaluate_rank(distances, *ids)
+    cmc, mean = torchreid.metrics.evaluate_rank(distances, *ids, 50, False, False)
     assert cmc.tolist() == [0.0] + [1.0] * 49  # torchreid's engines show ranks up to 20
     assert (cmc[:3].tolist(), mean) == (lambda own: (own[0].tolist(), own[1]))(
         evaluate_rank(distances, *ids)

@@ -206,3 +206,24 @@ def test_options_may_be_given_several_times(name):
     for _ in range(2):  # nothing of the first time is left
         args = tool.parse(["a.yaml", "--set", "data.workers", "0", "--set", "test.flip", "True"])
         assert args.set == ["data.workers", "0", "test.flip", "True"]
+
+
+def test_a_run_of_other_defaults_of_what_is_off_is_gone_on_with(tmp_path):
+    """Before there were two covariances, eps of the whitening had another default."""
+    from torchreid_spectral.config.merging import merged_config
+
+    config = compare.effective(compare.Variant("a", "configs/baseline_demo.yaml"), 1, [])
+    nested = {"test": {"whitening_eps": 1e-3}}
+    for key, value in config.items():
+        *path, last = key.split(".")
+        node = nested
+        for name in path:
+            node = node.setdefault(name, {})
+        node.setdefault(last, value)
+    del nested["test"]["whitening_covariance"]
+    content = {"config": nested, "epochs": 3, "metrics": {}}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    assert not compare.finished(tmp_path, config)
+    with pytest.raises(compare.InputError, match="another config"):
+        compare.finished(tmp_path, {**config, "test.whitening": "zca"})
+    assert merged_config(nested).test.whitening_covariance == "total"

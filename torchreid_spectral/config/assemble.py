@@ -113,7 +113,7 @@ def _assembled(cfg: CfgNode, commit: str | None) -> Any:  # noqa: ANN401
         require_file("model.load_weights", cfg.model.load_weights)
         load_weights(model, cfg.model.load_weights, whole=cfg.test.evaluate)
     if cfg.use_gpu:
-        model = _to_gpu(model, one=cfg.train.amp == "bf16" or bool(cfg.train.compile))
+        model = _to_gpu(model, one=_one_gpu(cfg))
     optimizer = build.build_optimizer(cfg, model)
     scheduler = build.build_scheduler(cfg, optimizer)
     if cfg.model.resume and cfg.model.resume != "auto" and not is_own(cfg.model.resume):
@@ -259,6 +259,12 @@ def to_dict(node: Any) -> Any:  # noqa: ANN401
     return {
         name: to_dict(value) if hasattr(value, "items") else value for name, value in node.items()
     }
+
+
+def _one_gpu(cfg: CfgNode) -> bool:
+    """Say whether something is asked for that DataParallel's copies would compute otherwise."""
+    cut = bool(cfg.train.chunk_size) and not cfg.test.evaluate
+    return cfg.train.amp == "bf16" or bool(cfg.train.compile) or cut
 
 
 def is_own(path: str) -> bool:

@@ -36,6 +36,9 @@ def merged_config(config: Mapping[str, Any]) -> CfgNode:
     for key, value in leaves(config):
         if key in known:
             _set(cfg, key, value)
+    saved = config.get("test")
+    if isinstance(saved, Mapping) and "whitening" in saved and "whitening_covariance" not in saved:
+        cfg.test.whitening_covariance = "total"  # there was no other
     return cfg
 
 

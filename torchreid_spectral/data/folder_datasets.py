@@ -215,18 +215,18 @@ def numeric(words: Collection[str]) -> bool:
 
 def _numbered(items: Sequence[Item], distractors: str, one_camera: bool) -> _Numbered:
     """Number identities and cameras."""
-    cameras = {c: n for n, c in enumerate(sorted({i.camid for i in items}, key=natural))}
+    # Those of training first, from 0 on: torchreid adds their number to those of the next source.
+    seen = {i.camid for i in items if i.split == "train" and i.pid != distractors}
+    order = sorted({i.camid for i in items}, key=lambda camid: (camid not in seen, natural(camid)))
+    cameras = {camid: number for number, camid in enumerate(order)}
     words = sorted({i.pid for i in items}, key=natural)
     numbers = numeric(words)
     pids = {word: int(word) if numbers else n for n, word in enumerate(words, start=1)}
     people = {i.pid for i in items if i.split == "train" and i.pid != distractors}
     labels = {pid: label for label, pid in enumerate(sorted(people, key=natural))}
     own = len(cameras) if one_camera else None  # of queries alone, so that all matches count
-    # From 0 on in training: torchreid adds their number to the cameras of the next source.
-    seen = sorted({i.camid for i in items if i.split == "train" and i.pid in labels}, key=natural)
-    trained = {camid: number for number, camid in enumerate(seen)}
     train = [
-        (i.path, labels[i.pid], trained[i.camid])
+        (i.path, labels[i.pid], cameras[i.camid])
         for i in items
         if i.split == "train" and i.pid in labels
     ]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from torchreid_spectral import _compat
-from torchreid_spectral._locks import alone_in
+from torchreid_spectral._locks import alone_in_run
 from torchreid_spectral.data.images import ImageReader
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.faults import StopSignals
@@ -143,7 +143,7 @@ class ReportingMixin(TestMixin):
         try:
             with ExitStack() as held, StopSignals() as self.stop, self.arithmetic():
                 if not test_only:
-                    distributed.first_result(lambda: held.enter_context(_alone_in(save_dir)))
+                    distributed.first_result(lambda: held.enter_context(alone_in_run(save_dir)))
                     how = {"print_freq": print_freq, "fixbase_epoch": fixbase_epoch,
                            "open_layers": open_layers, "start_eval": start_eval,
                            "eval_freq": eval_freq}  # fmt: skip
@@ -196,8 +196,3 @@ class ReportingMixin(TestMixin):
             if scheduler is not None:
                 state["scheduler"] = scheduler.state_dict()
             _compat.save_checkpoint(state, str(Path(save_dir) / name), is_best=is_best)
-
-
-def _alone_in(save_dir: str) -> AbstractContextManager[None]:
-    remedy = "One run a folder: wait for it, or choose another data.save_dir."
-    return alone_in(Path(save_dir), remedy)

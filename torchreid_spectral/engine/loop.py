@@ -40,7 +40,9 @@ __all__ = ["Bar", "LoopMixin", "say"]
 
 logger = logging.getLogger(__name__)
 
-_AGREE = 8  # steps between two looks at the signals of all processes: a GPU is waited for at each
+# Several processes look at each other's signals, for which a GPU is waited for, after as many
+# steps at most, and as many seconds.
+_LOOK_STEPS, _LOOK_SECONDS = 8, 2.0
 
 
 class LoopMixin(StepMixin):
@@ -55,6 +57,7 @@ class LoopMixin(StepMixin):
     _reader: ImageReader | None = None
     _rng: str | None = None
     _resumed_meters: dict[str, list[float]] | None = None
+    _look = 0  # at the signals of other processes, from this position on
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Let the next ``run`` go on from a checkpoint.
@@ -201,7 +204,7 @@ class LoopMixin(StepMixin):
             meter = losses.meters[name]
             meter.val, meter.sum, meter.count = values
             meter.avg = meter.sum / meter.count
-        self._resumed_meters = None
+        self._resumed_meters, self._look = None, 0
         title = f"epoch {self.epoch + 1}/{self.max_epoch}"
         end = time.time()
         for data in Bar(loader, title, shown=self.progress_bars):
@@ -215,7 +218,7 @@ class LoopMixin(StepMixin):
                 say(_line(self, losses, seconds, waiting))
             if self.writer is not None:
                 scalars.write_step(self.writer, self, losses, seconds, waiting)
-            self._after_step(losses)
+            self._after_step(losses, seconds.avg)
             end = time.time()
         self._note_epoch(losses)
         self.update_lr()
@@ -223,14 +226,16 @@ class LoopMixin(StepMixin):
     def _note_epoch(self, losses: Any) -> None:  # noqa: ANN401
         """Look at the means of an epoch; an engine says what for."""
 
-    def _after_step(self, losses: Any) -> None:  # noqa: ANN401
+    def _after_step(self, losses: Any, took: float) -> None:  # noqa: ANN401
         """Save where it is time to, and stop where it is asked for."""
         signum = 0 if self.stop is None else self.stop.received
         every, position = self.options.checkpoint_every, self.train_loader.position
         due, asked = bool(every and position % every == 0), 0.0
         ends = position == len(self.train_loader)
-        if due or ends or position % _AGREE == 0 or distributed.world_size() == 1:
-            (asked,) = distributed.agree(signum)
+        if due or ends or position >= self._look or distributed.world_size() == 1:
+            asked, slowest = distributed.agree(signum, took)
+            steps = int(_LOOK_SECONDS / max(slowest, 1e-9))
+            self._look = position + min(max(steps, 1), _LOOK_STEPS)
         if due or asked:
             self._save(losses)
         if asked:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,13 @@ import numpy as np
 from torch import Tensor
 
 from torchreid_spectral import _compat
+from torchreid_spectral._files import write_bytes
 from torchreid_spectral._run_files import METRICS, METRICS_OF_TRAINING
 from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.engine.results import PLAIN, TestResult, write_json
 from torchreid_spectral.evaluation import RankingMetrics
-from torchreid_spectral.models.whitened import save_whitening
+from torchreid_spectral.models.whitened import FILE, read_whitening, save_whitening
 from torchreid_spectral.report.ranked_lists import draw_ranked_lists, folders_of_pictures
 from torchreid_spectral.rerank import Reranker
 
@@ -122,10 +122,12 @@ def save_metrics(engine: TestMixin, result: TestResult, folder: str, ranks: Sequ
     }
     path, kept = Path(folder) / METRICS, Path(folder) / METRICS_OF_TRAINING
     if not training and _is_of_training(path):
-        os.replace(path, kept)
+        write_bytes(kept, path.read_bytes())
         logger.info("The metrics of the training are kept in %s", kept)
     if engine.whitening is not None:
         save_whitening(Path(folder), *engine.whitening.fitted, engine.tested_weights)
+    elif read_whitening(Path(folder), engine.tested_weights) is not None:
+        (Path(folder) / FILE).unlink()  # the features of these weights are without it again
     write_json(metrics, path)
     if training:
         kept.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ accumulation and several processes work for all of them.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -34,6 +35,11 @@ from torchreid_spectral.models.layout import flattening
 __all__ = ["StepMixin", "unwrapped"]
 
 logger = logging.getLogger(__name__)
+
+_NO_COPIES = (
+    "train.{} does not go together with DataParallel on {} GPUs: start with torchrun, or wrap the "
+    "model with device_ids=[0]."
+)
 
 
 class StepMixin(TorchreidEngine):
@@ -123,6 +129,9 @@ class StepMixin(TorchreidEngine):
             )
         if options.sync_bn and not self.use_gpu:
             raise InputError("train.sync_bn needs a GPU: PyTorch has no SyncBatchNorm for CPUs.")
+        copies = len(getattr(self.model, "device_ids", ()))
+        if copies > 1 and options.chunk_size:  # chunks go through the model on its first GPU
+            raise InputError(_NO_COPIES.format("chunk_size", copies))
         _check_layout(unwrapped(self.model), options)
         self._check_precision()
 
@@ -137,13 +146,9 @@ class StepMixin(TorchreidEngine):
                 "Use fp16, or off."
             )
         copies = len(getattr(self.model, "device_ids", ()))
-        for key, forbidden in (("amp bf16", options.amp == "bf16"), ("compile", options.compile),
-                               ("chunk_size", options.chunk_size)):  # fmt: skip
-            if copies > 1 and forbidden:  # its threads fall back to fp16, the rest to one GPU
-                raise InputError(
-                    f"train.{key} does not go together with DataParallel on {copies} GPUs: start "
-                    "with torchrun, or wrap the model with device_ids=[0]."
-                )
+        for key, forbidden in (("amp bf16", options.amp == "bf16"), ("compile", options.compile)):
+            if copies > 1 and forbidden:  # its threads fall back to fp16, and to the first GPU
+                raise InputError(_NO_COPIES.format(key, copies))
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """Take one training step.
@@ -222,9 +227,10 @@ class StepMixin(TorchreidEngine):
             if self.options.clip_norm:
                 nn.utils.clip_grads_with_norm_(network.parameters(), self.options.clip_norm, norm)
             self.scaler.step(self.optimizer)
-            if self.average is not None:
-                self.average.update_parameters(network)
-            self._note_step()
+            if math.isfinite(norm_value):  # else the scaler has passed over the step
+                if self.average is not None:
+                    self.average.update_parameters(network)
+                self._note_step()
         else:
             network.load_state_dict(self._before, strict=False)
         self.scaler.update()

@@ -114,7 +114,8 @@ def softmax_transition(
         Probabilities in the dtype of ``similarity``; each row sums to one, unless ``symmetric``.
 
     Raises:
-        ValueError: If an option is out of range, or a node has nowhere to go.
+        ValueError: If an option is out of range, or a node has nowhere to go. A temperature with a
+            gradient, or on a GPU, is not looked at.
     """
     # A learned temperature is positive by construction: asking would stall a GPU's queue, and cut
     # what torch.compile puts together.

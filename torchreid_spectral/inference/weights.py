@@ -59,8 +59,8 @@ class Settings:
         metric: Distance of features.
         normalize: Whether features are scaled to unit length.
         flip: Whether a feature is the mean of the image's and its mirror image's.
-        whitening: Whether features are whitened as in the run's test, by what that left beside
-            the weights or ``tools/export.py`` put among them.
+        whitening: Whether features are whitened as in the weights' last test, by what that left
+            beside them or ``tools/export.py`` put among them.
 
     Raises:
         InputError: If the input has no size.
@@ -120,22 +120,34 @@ def open_model(path: str | Path, **given: Any) -> tuple[nn.Module, Settings]:  #
     )
     weights = _compat.load_weights(path)
     _load(model, weights, path)
-    if settings.whitening:
-        found = whitening_among(weights) or _whitening_beside(path, feature_digest(model))
-        if found is not None:
-            add_whitening(model, *found)
-        elif given.get("whitening"):
-            raise InputError(
-                f"There is no {FILE} of these weights beside {path}: test them with "
-                "test.whitening, or open them without."
-            )
-        else:
-            logger.warning(
-                "The run was tested with test.whitening, and there is no %s of these weights "
-                "beside %s: features are without it, and its metrics are not theirs.", FILE, path,
-            )  # fmt: skip
-            settings = replace(settings, whitening=False)
+    if given.get("whitening") is not False:
+        settings = _whitened(model, settings, path, weights, asked=given.get("whitening"))
     return model.eval(), settings
+
+
+def _whitened(
+    model: nn.Module,
+    settings: Settings,
+    path: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    asked: bool | None,
+) -> Settings:
+    """Let a model whiten where the last test of its weights did, and say where it cannot."""
+    found = whitening_among(weights) or _whitening_beside(path, feature_digest(model))
+    if found is not None:
+        add_whitening(model, *found)
+    elif asked:
+        raise InputError(
+            f"There is no {FILE} of these weights beside {path}: test them with test.whitening, "
+            "or open them without."
+        )
+    elif settings.whitening:
+        logger.warning(
+            "The run was tested with test.whitening, and there is no %s of these weights beside "
+            "%s: features are without it, and its metrics are not theirs.", FILE, path,
+        )  # fmt: skip
+    return replace(settings, whitening=found is not None)
 
 
 def _whitening_beside(path: Path, digest: str) -> tuple[Tensor, Tensor] | None:
