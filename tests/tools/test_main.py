@@ -549,3 +549,14 @@ def test_visrank_of_names_that_opencv_cannot_take(tmp_path, caplog):
     outcome.draw(SimpleNamespace(picture_queries=0), answers, str(tmp_path), 5)
     assert "test.visrank draws nothing of folder" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+def test_more_stripes_than_rows_are_told(torchreid, tiny_options, tmp_path, caplog):
+    run = ["--config-file", "configs/spectral_demo.yaml", *tiny_options, "data.save_dir",
+           str(tmp_path), "train.max_epoch", "1"]  # fmt: skip
+    assert main([*run, "spectral.stripes", "4"]) == 0
+    assert "more than the" not in caplog.text
+    assert main([*run, "spectral.stripes", "6"]) == 0
+    assert "spectral.stripes 6 are more than the 4 rows of the last map at data.height 64" in (
+        caplog.text
+    )

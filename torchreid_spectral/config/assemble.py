@@ -5,9 +5,11 @@ What torchreid would stop at with an assertion, or pass over, is a clear message
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torchreid_spectral.engine import distributed
 from torchreid_spectral.engine.loop import say
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.functional._precision import denormals_as_zero
+from torchreid_spectral.layers.pooling import PartPool
 from torchreid_spectral.models import SpectralNet
 from torchreid_spectral.models.feature_weights import missing_weights
 
@@ -35,6 +38,8 @@ __all__ = [
     "set_backends",
     "to_dict",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def set_backends(cfg: CfgNode) -> None:
@@ -107,7 +112,8 @@ def _assembled(cfg: CfgNode, commit: str | None) -> Any:  # noqa: ANN401
     say(f"Building model: {cfg.model.name}")
     model = _build_network(cfg, datamanager.num_train_pids)
     size = (1, 3, cfg.data.height, cfg.data.width)
-    num_params, flops = torchreid.utils.compute_model_complexity(model, size)
+    with _told_of_thin_maps(model, cfg):
+        num_params, flops = torchreid.utils.compute_model_complexity(model, size)
     say(f"Model complexity: params={num_params:,} flops={flops:,}")
     if cfg.model.load_weights:
         require_file("model.load_weights", cfg.model.load_weights)
@@ -259,6 +265,21 @@ def to_dict(node: Any) -> Any:  # noqa: ANN401
     return {
         name: to_dict(value) if hasattr(value, "items") else value for name, value in node.items()
     }
+
+
+@contextmanager
+def _told_of_thin_maps(model: Any, cfg: CfgNode) -> Iterator[None]:  # noqa: ANN401
+    """Say, after a forward pass, where stripes are more than the rows of what they divide."""
+    pool = next((part for part in model.modules() if isinstance(part, PartPool)), PartPool())
+    heights: list[int] = []
+    handle = pool.register_forward_pre_hook(lambda _, maps: heights.append(maps[0].shape[2]))
+    yield
+    handle.remove()
+    if heights and max(pool.rows) > heights[0]:
+        logger.warning(
+            "spectral.stripes %d are more than the %d rows of the last map at data.height %d: "
+            "stripes are of the same rows. Lower it.", max(pool.rows), heights[0], cfg.data.height,
+        )  # fmt: skip
 
 
 def _one_gpu(cfg: CfgNode) -> bool:
