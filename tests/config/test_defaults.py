@@ -206,7 +206,7 @@ def test_missing_file():
         (["train.max_epoch", "0"], "train.max_epoch must be >= 1, got 0"),
         (["train.start_epoch", "-1"], "train.start_epoch must be >= 0, got -1"),
         (["train.start_epoch", "60"], "train.start_epoch 60 leaves nothing to train"),
-        (["train.stepsize", "[]"], "single_step needs an epoch in train.stepsize"),
+        (["train.stepsize", "[]"], "train.stepsize must end with a number >= 1, got \\[\\]"),
     ],
 )
 def test_check_config(torchreid, options, message):
