@@ -4,7 +4,7 @@
 ``full`` for most epochs. What leaves them is computed once for a number of views of each image,
 flipped, cropped and erased as the config says; each time that an image is drawn, so is one of its
 views. All else is the engine's: the run's folder is that of a run of tools/main.py, goes on after
-an interruption, and its model reads images. No gain in accuracy so far, in time there is: see
+an interruption, and its model reads images. The best training there is starts from such a one: see
 docs/results.md, 256 × 128.
 
 Example:

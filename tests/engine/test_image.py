@@ -6,8 +6,9 @@ import torch
 import torchreid_spectral as ts
 from tests.engine.test_base import datamanager, parts, spectral_engine  # noqa: F401 (a fixture)
 from tests.no_data import NoData
+from torchreid_spectral._run_files import CHECKPOINTS
 from torchreid_spectral.engine import ImageMetricEngine
-from torchreid_spectral.engine.checkpoints import FOLDER, CheckpointFolder
+from torchreid_spectral.engine.checkpoints import CheckpointFolder
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.losses import (
     AMSoftmaxLoss,
@@ -34,7 +35,7 @@ def test_annealing_goes_on_where_a_checkpoint_left_it(
     steps = len(first.train_loader)
     assert int(first.criterion.id_loss.criterion.iterations) == steps > 0
     second = engine()
-    second.resume(CheckpointFolder(tmp_path / FOLDER).latest())
+    second.resume(CheckpointFolder(tmp_path / CHECKPOINTS).latest())
     assert int(second.criterion.id_loss.criterion.iterations) == steps
     assert second.criterion.id_loss.criterion.annealing == pytest.approx(1000 / (1 + 0.12 * steps))
 
