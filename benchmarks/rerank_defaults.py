@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,34 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="own data to test on in place of Market-1501")  # fmt: skip
     parser.add_argument("--json", type=Path, required=True, help="file of the figures")
     args = parser.parse_args(argv)
+
+    def row(network: str) -> tuple[str, dict[str, Any]]:
+        name, data, made = load(network, args)
+        print(f"{name} ...", flush=True)
+        return name, made | {"figures": [*measured(data)]}
+
+    return add_rows(args.networks, row, args.json)
+
+
+def add_rows(
+    networks: Sequence[str], row: Callable[[str], tuple[str, dict[str, Any]]], path: Path
+) -> int:
+    """Measure networks and write each at once beside what the file holds.
+
+    Args:
+        networks: As the command line names them.
+        row: Gives a network's name and its row.
+        path: JSON file of the figures.
+
+    Returns:
+        Exit status: 0, or 2 where the user can mend something.
+    """
     try:
-        rows = read_rows(args.json)
-        for network in args.networks:
-            name, data, made = load(network, args)
-            print(f"{name} ...", flush=True)
-            rows[name] = made | {"figures": [*measured(data)]}
+        rows = read_rows(path)
+        for network in networks:
+            name, rows[name] = row(network)
             content = {**provenance(), "threads": torch.get_num_threads(), "rows": rows}
-            write_json(content, args.json)
+            write_json(content, path)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

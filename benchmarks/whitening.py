@@ -12,19 +12,15 @@ Example:
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from market1501 import read_rows  # beside this file, as the next two
-from market1501_rows import Features, Images, market, unzipped
-from rerank_defaults import read_config
+from market1501_rows import Features, Images, market, unzipped  # beside this file, as the next
+from rerank_defaults import add_rows, read_config
 
-from torchreid_spectral.engine.results import provenance, write_json
-from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation import COVARIANCES, Whitening, evaluate_blocks
 from torchreid_spectral.rerank import build_reranker
 
@@ -51,20 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", default="reid-data", help="folder that holds Market-1501")
     parser.add_argument("--json", type=Path, required=True, help="file of the figures")
     args = parser.parse_args(argv)
-    try:
-        rows = read_rows(args.json)
-        for network in args.networks:
-            name, _, folder = network.partition("=")
-            if not folder:
-                parser.error(f"a network must be given as NAME=FOLDER, got {network!r}")
-            print(f"{name} ...", flush=True)
-            rows[name] = measured(Path(folder), args.root)
-            content = {**provenance(), "threads": torch.get_num_threads(), "rows": rows}
-            write_json(content, args.json)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def row(network: str) -> tuple[str, dict[str, Any]]:
+        name, _, folder = network.partition("=")
+        if not folder:
+            parser.error(f"a network must be given as NAME=FOLDER, got {network!r}")
+        print(f"{name} ...", flush=True)
+        return name, measured(Path(folder), args.root)
+
+    return add_rows(args.networks, row, args.json)
 
 
 def measured(folder: Path, root: str) -> dict[str, Any]:

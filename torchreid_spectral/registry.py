@@ -65,6 +65,7 @@ def register(overwrite: bool = False) -> None:
     from torchreid_spectral.data.samplers import patch_samplers
     from torchreid_spectral.data.transforms import patch_transforms
     from torchreid_spectral.engine.schedulers import patch_schedulers
+    from torchreid_spectral.evaluation.ranking import evaluate_rank_padded
 
     tables = _compat.dataset_tables()
     _put(tables["image"], IMAGE_DATASETS, "dataset", overwrite)
@@ -80,7 +81,7 @@ def register(overwrite: bool = False) -> None:
     patch_samplers()
     patch_transforms()
     patch_schedulers()
-    _compat.replace_everywhere(root.metrics.evaluate_rank, _evaluate_rank)
+    _compat.replace_everywhere(root.metrics.evaluate_rank, evaluate_rank_padded)
     show_messages()
     _registered = True
 
@@ -251,27 +252,6 @@ def show_messages(handler: logging.Handler | None = None) -> None:
         return
     logger.addHandler(handler or _StandardOutput())
     logger.setLevel(logging.INFO)
-
-
-def _evaluate_rank(
-    distmat: Any,  # noqa: ANN401
-    q_pids: Any,  # noqa: ANN401
-    g_pids: Any,  # noqa: ANN401
-    q_camids: Any,  # noqa: ANN401
-    g_camids: Any,  # noqa: ANN401
-    max_rank: int = 50,
-    use_metric_cuhk03: bool = False,
-    use_cython: bool = True,
-) -> Any:  # noqa: ANN401
-    """Evaluate as torchreid's ``evaluate_rank``, with a CMC of ``max_rank`` in any case."""
-    # torchreid's engines print ranks up to 20, and fail where the gallery has fewer images.
-    import numpy as np
-
-    from torchreid_spectral.evaluation import evaluate_rank
-
-    ids = q_pids, g_pids, q_camids, g_camids
-    cmc, mean = evaluate_rank(distmat, *ids, max_rank, use_metric_cuhk03, use_cython)
-    return np.pad(cmc, (0, max(0, max_rank - len(cmc))), mode="edge"), mean
 
 
 class _StandardOutput(logging.Handler):

@@ -10,19 +10,19 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from torchreid_spectral import _compat, _random
 from torchreid_spectral._run_files import CHECKPOINTS, WEIGHTS
 from torchreid_spectral.data.images import ImageReader
 from torchreid_spectral.data.loading import EpochLoader
 from torchreid_spectral.engine import distributed, scalars
+from torchreid_spectral.engine.bar import Bar
 from torchreid_spectral.engine.checkpoints import Checkpoint, CheckpointFolder
 from torchreid_spectral.engine.faults import Interrupted, StopSignals
 from torchreid_spectral.engine.progress import (
@@ -36,7 +36,7 @@ from torchreid_spectral.engine.step import StepMixin, unwrapped
 from torchreid_spectral.errors import InputError
 from torchreid_spectral.models.spectral_net import check_open_layers
 
-__all__ = ["Bar", "LoopMixin", "say"]
+__all__ = ["LoopMixin", "say"]
 
 logger = logging.getLogger(__name__)
 
@@ -266,22 +266,6 @@ class LoopMixin(StepMixin):
         # nobody goes on, or ends, before it is written
         distributed.first_result(lambda: self.folder.save(checkpoint, best=best))
         self.guard.checkpoint = str(self.folder.folder / f"last{WEIGHTS}")
-
-
-class Bar:
-    """A loader under a progress bar of images, shown on terminals only."""
-
-    def __init__(self, loader: Any, title: str, *, shown: bool) -> None:  # noqa: ANN401
-        self.loader, self.title, self.shown = loader, title, shown
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        # None: shown on a terminal, silent in a log file.
-        hidden = None if self.shown and distributed.rank() == 0 else True
-        how = {"unit": " images", "unit_scale": getattr(self.loader, "batch_size", 1)}
-        yield from tqdm(self.loader, desc=self.title, disable=hidden, leave=False, **how)
 
 
 def _line(engine: LoopMixin, losses: Any, seconds: Any, waiting: Any) -> str:  # noqa: ANN401

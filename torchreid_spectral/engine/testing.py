@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from torchreid_spectral.engine import distributed, outcome
+from torchreid_spectral.engine.bar import Bar
 from torchreid_spectral.engine.feeding import copied_ahead, fetched_later
-from torchreid_spectral.engine.loop import Bar, LoopMixin
+from torchreid_spectral.engine.loop import LoopMixin
 from torchreid_spectral.engine.results import PLAIN, TestResult
 from torchreid_spectral.engine.step import unwrapped
 from torchreid_spectral.engine.whitening import fit_whitening

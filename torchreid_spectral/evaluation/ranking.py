@@ -35,7 +35,7 @@ from torchreid_spectral.errors import InputError
 from torchreid_spectral.evaluation.inputs import as_array, as_ids, check_kinds
 from torchreid_spectral.evaluation.results import QueryResults
 
-__all__ = ["evaluate_queries", "evaluate_rank", "positions_of"]
+__all__ = ["evaluate_queries", "evaluate_rank", "evaluate_rank_padded", "positions_of"]
 
 Ids = NDArray[Any]
 CUHK03_DRAWS = 10
@@ -87,6 +87,38 @@ def evaluate_rank(
     )
     metrics = QueryResults.mean([results])
     return metrics.cmc, metrics.mAP
+
+
+def evaluate_rank_padded(
+    distmat: NDArray[Any],
+    q_pids: Ids,
+    g_pids: Ids,
+    q_camids: Ids,
+    g_camids: Ids,
+    max_rank: int = 50,
+    use_metric_cuhk03: bool = False,
+    use_cython: bool = True,
+) -> tuple[NDArray[np.float32], float]:
+    """Evaluate as :func:`evaluate_rank`, with a CMC of ``max_rank`` for small galleries too.
+
+    torchreid's engines print ranks up to 20, and fail where the gallery has fewer images.
+
+    Args:
+        distmat: See :func:`evaluate_rank`, as the other arguments.
+        q_pids: See there.
+        g_pids: See there.
+        q_camids: See there.
+        g_camids: See there.
+        max_rank: Length of the CMC; beyond the gallery its last value counts.
+        use_metric_cuhk03: See there.
+        use_cython: See there.
+
+    Returns:
+        CMC ``(max_rank,)`` and mAP.
+    """
+    ids = q_pids, g_pids, q_camids, g_camids
+    cmc, mean = evaluate_rank(distmat, *ids, max_rank, use_metric_cuhk03, use_cython)
+    return np.pad(cmc, (0, max(0, max_rank - len(cmc))), mode="edge"), mean
 
 
 def evaluate_queries(
