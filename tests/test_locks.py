@@ -65,6 +65,22 @@ def test_waiting(tmp_path, other):
         assert time.monotonic() - started > 0.2
 
 
+def test_a_file_that_its_owner_has_removed_is_no_lock(tmp_path, monkeypatch):
+    """Who opened it before and locks it then would not keep the next one out."""
+    lock, calls = _locks._lock, []
+
+    def after_the_owner(file):
+        calls.append(file.name)
+        if len(calls) == 1:
+            os.unlink(file.name)
+        lock(file)
+
+    monkeypatch.setattr(_locks, "_lock", after_the_owner)
+    with alone_in(tmp_path / "run", ""):
+        assert (tmp_path / "run" / NAME).is_file()
+    assert len(calls) == 2
+
+
 def test_file_systems_without_locks_go_on(tmp_path, monkeypatch):
     def none(file):
         raise OSError(errno.ENOLCK, "No locks available")
